@@ -232,9 +232,6 @@ def two_texts(a: str, b: str, column: str, *, by_line: bool) -> tuple[bool, list
 
     Returns:
         Whether the arguments are files, and the texts of each.
-
-    Raises:
-        UserError: One is a file and the other is not, a file cannot be read, or files differ in length.
     """
     files = [_is_file(text) for text in (a, b)]
     if files[0] != files[1]:

@@ -71,11 +71,7 @@ def _show_recipe(a: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def views_of(collator: Collator, examples: Sequence[Example], *, epoch: int, seed: int) -> list[list[str]]:
-    """The texts of every view, row by row, as they are before a collator masks tokens or puts them into templates.
-
-    Raises:
-        UserError: The collator does not tell which texts it makes.
-    """
+    """The texts of every view, row by row, as they are before a collator masks tokens or puts them into templates."""
     from cse.data.views.around import Around
     from cse.data.views.texts import TextViews
 

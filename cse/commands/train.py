@@ -66,11 +66,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def before_processes(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    """Check, before any process starts, that the recipe can be trained by as many.
-
-    Raises:
-        UserError: The recipe cannot be loaded, or its batches cannot be divided among the processes.
-    """
+    """Check, before any process starts, that the recipe can be trained by as many."""
     from cse.recipe import load
     from cse.recipe.settings import Settings
     from cse.training.preflight import indivisible
@@ -107,11 +103,7 @@ def _in_turn(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _stages(arguments: argparse.Namespace, overrides: list[str]) -> list[tuple[str, list[str]]]:
-    """The recipe of each stage and its options, which are checked before the first stage is trained.
-
-    Raises:
-        UserError: A stage has no recipe, an option is not one of a stage, or a recipe cannot be trained.
-    """
+    """The recipe of each stage and its options, which are checked before the first stage is trained."""
     from cse.recipe import load
 
     if arguments.recipe is None or arguments.resume not in {None, "auto"}:

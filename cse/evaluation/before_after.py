@@ -26,33 +26,21 @@ MERGE_SHARE = 0.5  # the share that a run proposes after a loss, the default of 
 
 @dataclass(frozen=True)
 class Change:
-    """One line of the table: a checkpoint against the encoder before training, on one task or on the mean of a set.
+    """One line of the table: a checkpoint against the encoder before training, on one task or on the mean of a set."""
 
-    Attributes:
-        checkpoint: Name of the checkpoint's folder in the run.
-        part: What the scores are of: `dev`, which selected the checkpoint, `other` rows of the evaluator, or `general`.
-        task: The task; `average` is the mean of several; the name of the score for an evaluator that returns numbers.
-        before: The score before training.
-        after: The score of the checkpoint.
-        headline: Whether the row stands for its part, alone or with the headlines of other metrics.
-        n: Number of pairs, queries or other units; None for an evaluator that returns numbers.
-        metric: The measure; empty for an evaluator that returns numbers.
-        interval: The 95 % interval of the difference, from resampled units; None without them.
-        p: Two-sided p-value after Holm's correction over the rows of the part; None without units.
-        verdict: `better`, `worse`, `no difference shown`, or `no interval`.
-    """
-
-    checkpoint: str
+    checkpoint: str  # name of the checkpoint's folder in the run
+    # what the scores are of: `dev`, which selected the checkpoint, `other` rows of the evaluator, or `general`
     part: str
-    task: str
-    before: float
-    after: float
-    headline: bool = True
-    n: int | None = None
-    metric: str = ""
+    task: str  # the task; `average` is the mean of several; the name of the score for an evaluator that returns numbers
+    before: float  # the score before training
+    after: float  # the score of the checkpoint
+    headline: bool = True  # whether the row stands for its part, alone or with the headlines of other metrics
+    n: int | None = None  # number of pairs, queries or other units; None for an evaluator that returns numbers
+    metric: str = ""  # the measure; empty for an evaluator that returns numbers
+    # the 95 % interval of the difference, from resampled units; None without them
     interval: tuple[float, float] | None = None
-    p: float | None = None
-    verdict: str = "no interval"
+    p: float | None = None  # two-sided p-value after Holm's correction over the rows of the part; None without units
+    verdict: str = "no interval"  # `better`, `worse`, `no difference shown`, or `no interval`
 
     @property
     def difference(self) -> float:
@@ -127,11 +115,7 @@ def scored(name: str, findings: Sequence[EvalResult], precision: str) -> Scored:
 
 
 def compare_part(part: str, tasks: Sequence[str], before: Scored, after: Sequence[Scored]) -> list[Change]:
-    """The rows of one part of the table, `dev`, `other` or `general`, for every checkpoint, named as its folder.
-
-    Raises:
-        UserError: The rows of a task are not those that were scored before training.
-    """
+    """The rows of one part of the table, `dev`, `other` or `general`, for every checkpoint, named as its folder."""
     rows = []
     models = [_of(model, tasks) for model in (before, *after)]
     for model in models[1:]:

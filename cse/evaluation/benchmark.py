@@ -67,15 +67,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """Hold what `cse.bench_model` returns.
+    """Hold what `cse.bench_model` returns."""
 
-    Attributes:
-        rows: The checkpoint, then its variants.
-        about: The rest of bench-model.json, as this module describes it.
-    """
-
-    rows: list[Measured]
-    about: Mapping[str, Any]
+    rows: list[Measured]  # the checkpoint, then its variants
+    about: Mapping[str, Any]  # the rest of bench-model.json, as this module describes it
 
     def as_dict(self) -> dict[str, Any]:
         """The content of bench-model.json."""
@@ -354,11 +349,7 @@ def _texts(about: Mapping[str, Any]) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a bench-model.json.
-
-    Raises:
-        UserError: The file cannot be read, or is damaged.
-    """
+    """Read a bench-model.json."""
     try:
         found: dict[str, Any] = read_json(path)
         if found["schema"] != SCHEMA:

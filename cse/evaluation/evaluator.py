@@ -30,17 +30,11 @@ TEST = "test"  # the split of a Hub id that is scored, unless a data set of `cse
 
 @dataclass(frozen=True)
 class Measure:
-    """A score, and what it is computed from.
+    """A score, and what it is computed from."""
 
-    Attributes:
-        value: The score, times 100; larger is better.
-        statistic: The name of its function in `cse.evaluation.statistic.STATISTICS`.
-        of: Names of the arrays that the function takes; the first is the model's own.
-    """
-
-    value: float
-    statistic: str
-    of: tuple[str, ...]
+    value: float  # the score, times 100; larger is better
+    statistic: str  # the name of its function in `cse.evaluation.statistic.STATISTICS`
+    of: tuple[str, ...]  # names of the arrays that the function takes; the first is the model's own
 
 
 @dataclass(frozen=True)
@@ -116,16 +110,11 @@ class EvalResult:
 
 
 class Answer(NamedTuple):
-    """Score an encoder.
+    """Score an encoder."""
 
-    Attributes:
-        scores: The scores by name.
-        findings: What they are taken from.
-        facts: Gives what else results.json has: further keys, and under `tasks` further keys of a task.
-    """
-
-    scores: dict[str, float]
-    findings: list[EvalResult]
+    scores: dict[str, float]  # the scores by name
+    findings: list[EvalResult]  # what they are taken from
+    # gives what else results.json has: further keys, and under `tasks` further keys of a task
     facts: Callable[[], dict[str, Any]] = dict
 
 
@@ -159,11 +148,7 @@ class RowEvaluator(Evaluator):
 
 
 def run_evaluator(evaluator: Evaluator, encoder: SentenceEncoder) -> Answer:
-    """Ask an evaluator about an encoder; one that returns numbers only has one finding without arrays.
-
-    Raises:
-        UserError: The primary score is not among the numbers.
-    """
+    """Ask an evaluator about an encoder; one that returns numbers only has one finding without arrays."""
     if isinstance(evaluator, RowEvaluator):
         return evaluator.answer(encoder)
     numbers = evaluator(encoder)
@@ -178,11 +163,7 @@ def run_evaluator(evaluator: Evaluator, encoder: SentenceEncoder) -> Answer:
 
 
 def require_distinct(findings: Sequence[EvalResult]) -> None:
-    """Refuse two findings of one name, of which results.json could keep one only.
-
-    Raises:
-        UserError: A name occurs twice.
-    """
+    """Refuse two findings of one name, of which results.json could keep one only."""
     names = [finding.name for finding in findings]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -327,11 +308,7 @@ def found_in(
 def labeled_texts(
     data: Texts | str | Path | Sized, option: str, split: str = TEST
 ) -> tuple[Dataset, list[str], list[str]]:
-    """A data set of texts with labels, its texts, and its labels by name; `option` is that of the evaluator.
-
-    Raises:
-        UserError: The rows cannot be read, or have fewer than two labels.
-    """
+    """A data set of texts with labels, its texts, and its labels by name; `option` is that of the evaluator."""
     rows = data if isinstance(data, Dataset) else Texts(data, label_column="label", split=split)
     if len(rows.label_names) < 2:
         only = f"one label, {rows.label_names[0]!r}" if rows.label_names else "no labels"

@@ -18,22 +18,15 @@ NOT_NEEDED = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.onnx")
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded checkpoint: its encoder, the name that the caller gave, the folder of its files, and more.
-
-    Attributes:
-        sha256: Hash of everything that its vectors depend on.
-        loader: The library that runs it.
-        prompt_name: The name of the prompt that is put before every text; None: none is.
-        prompt: Its text.
-    """
+    """A loaded checkpoint: its encoder, the name that the caller gave, the folder of its files, and more."""
 
     encoder: Any
     name: str
     folder: Path
-    sha256: str
-    loader: str
-    prompt_name: str | None = None
-    prompt: str | None = None
+    sha256: str  # hash of everything that its vectors depend on
+    loader: str  # the library that runs it
+    prompt_name: str | None = None  # the name of the prompt that is put before every text; None: none is
+    prompt: str | None = None  # its text
 
     @property
     def is_plain(self) -> bool:

@@ -37,17 +37,11 @@ PEEK = 10_000  # scores that are read to tell labels 0 and 1 from grades
 
 @dataclass(frozen=True)
 class Recognized:
-    """An evaluator for a path.
+    """An evaluator for a path."""
 
-    Attributes:
-        class_path: Its class.
-        options: Its arguments, as a recipe has them.
-        said: What was understood, in a line.
-    """
-
-    class_path: str
-    options: Mapping[str, Any]
-    said: str
+    class_path: str  # its class
+    options: Mapping[str, Any]  # its arguments, as a recipe has them
+    said: str  # what was understood, in a line
 
     def evaluator(self, precision: str = "auto", prompt: str | None = None) -> Evaluator:
         """The evaluator.
@@ -75,9 +69,6 @@ def recognize(path: str, kind: str | None = None) -> Recognized | None:
     Args:
         path: A file of rows with a header, or a folder; a Hub id if the kind is given.
         kind: A key of `CLASSES`, or `sts`. None: the kind that fits.
-
-    Raises:
-        UserError: There is no such path, or no kind fits it.
     """
     place = Path(path).expanduser()
     if kind == STS or (kind is None and place.is_dir() and not (is_beir(place) or is_nano(place))):
@@ -97,11 +88,7 @@ def is_path(name: str) -> bool:
 
 
 def own_rows(option: str, name: str) -> Recognized | None:
-    """The evaluator of a path of rows; None for names of tasks.
-
-    Raises:
-        UserError: The path is a folder of STS tasks, or no kind fits it.
-    """
+    """The evaluator of a path of rows; None for names of tasks."""
     if not is_path(name):
         return None
     found = recognize(name)

@@ -175,11 +175,7 @@ def _finding(name: str, about: Mapping[str, Any], arrays: Mapping[str, Vector]) 
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read results.json.
-
-    Raises:
-        UserError: The file is missing or damaged, or has another schema.
-    """
+    """Read results.json."""
     try:
         found: dict[str, Any] = read_json(path)
     except (OSError, ValueError) as error:
@@ -198,11 +194,7 @@ def write(
     *,
     option: str = "--out",
 ) -> None:
-    """Write results.json, and the arrays of its scores beside it; neither file is ever left incomplete.
-
-    Raises:
-        UserError: The file, which `option` names, cannot be written.
-    """
+    """Write results.json, and the arrays of its scores beside it; neither file is ever left incomplete."""
     try:
         if arrays is not None:
             with atomic_file(out.with_suffix(".npz")) as scratch, scratch.open("wb") as file:
@@ -223,9 +215,6 @@ def require_kept(out: Path | None, missing: Mapping[str, str]) -> None:
     Args:
         out: The file; None: none is written.
         missing: The tasks that have no score now, with the reasons.
-
-    Raises:
-        UserError: The file has a score of such a task.
     """
     try:
         old = read(out) if out and missing and out.is_file() else {}

@@ -136,17 +136,11 @@ def evaluate(
 
 
 class Asked(NamedTuple):
-    """Hold what is to be scored.
+    """Hold what is to be scored."""
 
-    Attributes:
-        sts: The STS tasks, joined by commas.
-        transfer: The transfer tasks.
-        own: The evaluators.
-    """
-
-    sts: str
-    transfer: list[str]
-    own: list[Evaluator]
+    sts: str  # the STS tasks, joined by commas
+    transfer: list[str]  # the transfer tasks
+    own: list[Evaluator]  # the evaluators
 
     @property
     def requested(self) -> str:
@@ -156,11 +150,7 @@ class Asked(NamedTuple):
 
 
 def parted(wanted: Wanted | None, data: str | None = None) -> Asked:
-    """Sort what is to be scored by its kind; see `evaluate`.
-
-    Raises:
-        UserError: A name is unknown, nothing is named, or something is neither a name nor an evaluator.
-    """
+    """Sort what is to be scored by its kind; see `evaluate`."""
     wanted = sts_rows.default_tasks(data) if wanted is None else wanted
     parts = [wanted] if isinstance(wanted, str) or not isinstance(wanted, Sequence) else list(wanted)
     for part in parts:
@@ -360,11 +350,7 @@ def _codes(kinds: Sequence[Kind], calibration: Calibration | None, dim: int) -> 
 
 
 def calibration_for(folder: Path, kinds: Sequence[Kind]) -> Calibration | None:
-    """The calibration that lies in the folder of a model; None if there is none, and no kind needs it.
-
-    Raises:
-        UserError: A kind needs a calibration and there is none.
-    """
+    """The calibration that lies in the folder of a model; None if there is none, and no kind needs it."""
     if (folder / FILE).is_file():
         return Calibration.read(folder / FILE)
     for kind in filter(needs_calibration, kinds):

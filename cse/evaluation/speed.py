@@ -23,15 +23,10 @@ Change = Callable[[NDArray[np.floating]], NDArray[np.generic]]
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Hold how fast an encoder is.
+    """Hold how fast an encoder is."""
 
-    Attributes:
-        sentences_per_s: The median over rounds.
-        times_as_fast: The ratio to the first encoder in the same round, the median over rounds.
-    """
-
-    sentences_per_s: float
-    times_as_fast: float
+    sentences_per_s: float  # the median over rounds
+    times_as_fast: float  # the ratio to the first encoder in the same round, the median over rounds
 
 
 def clock_of(encoder: Any) -> Clock:

@@ -233,11 +233,7 @@ class Correlation:
 
 
 def correlation(cosines: Vector, gold: Vector, name: str = "task") -> Correlation:
-    """Both correlations, times 100.
-
-    Raises:
-        UserError: One side is constant, so no correlation is defined.
-    """
+    """Both correlations, times 100."""
     if len(gold) < 2 or np.ptp(gold) == 0:
         raise UserError(
             f"{name}: all {len(gold)} gold scores are equal, so no correlation is defined\nfix: check the data"

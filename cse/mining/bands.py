@@ -19,17 +19,13 @@ class Bands:
 
     The negatives of a text, hard ones first, are dealt to its positives in turn, so that P positives make P rows: row i
     has the negatives i, i + P, ..., or if there are fewer than P, one of them.
-
-    Attributes:
-        positives: The first and the last rank of the neighbors that become positives, counted from 1. None: a row keeps
-            its own positive.
-        easy: Number of easy negatives of a row: random texts beyond the last rank of the miner.
-        seed: Seeds the easy negatives.
     """
 
+    # the first and the last rank of the neighbors that become positives, counted from 1. None: a row keeps its own
+    # positive
     positives: tuple[int, int] | None = None
-    easy: int = 0
-    seed: int = 42
+    easy: int = 0  # number of easy negatives of a row: random texts beyond the last rank of the miner
+    seed: int = 42  # seeds the easy negatives
 
 
 class Beside(NamedTuple):

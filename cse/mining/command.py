@@ -58,15 +58,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An encoder, and how it encodes; see `mine` for the prompts of anchors (`prompt`) and of all other texts.
+    """An encoder, and how it encodes; see `mine` for the prompts of anchors (`prompt`) and of all other texts."""
 
-    Attributes:
-        checkpoint: A folder, `asset:NAME` or Hub id.
-        pooler: The pooler of a plain Hugging Face model.
-    """
-
-    checkpoint: str
-    pooler: PoolerName | None = None
+    checkpoint: str  # a folder, `asset:NAME` or Hub id
+    pooler: PoolerName | None = None  # the pooler of a plain Hugging Face model
     device: Device = "auto"
     precision: Precision = "fp32"
     prompt: str | None = None

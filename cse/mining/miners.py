@@ -23,32 +23,21 @@ DRAWS = 8  # random candidates per wanted negative, because some are banned or n
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """M anchors whose negatives are sought; vectors have unit length.
+    """M anchors whose negatives are sought; vectors have unit length."""
 
-    Attributes:
-        anchor: (M, D).
-        positive: (M, D), which margins compare with.
-        banned: (M, E) rows of the pool that are never the anchor's negative: its own text and its positives, filled
-            up with -1.
-        key: (M,) a number for each anchor that seeds its random draws.
-    """
-
-    anchor: NDArray[np.float32]
-    positive: NDArray[np.float32]
+    anchor: NDArray[np.float32]  # (M, D)
+    positive: NDArray[np.float32]  # (M, D), which margins compare with
+    # (M, E) rows of the pool that are never the anchor's negative: its own text and its positives, filled up with -1
     banned: NDArray[np.int64]
-    key: NDArray[np.int64]
+    key: NDArray[np.int64]  # (M,) a number for each anchor that seeds its random draws
 
 
 class Mined(NamedTuple):
-    """The result of a miner.
+    """The result of a miner."""
 
-    Attributes:
-        rows: (M, k) rows of the pool; -1 fills the rest if fewer were found.
-        counts: Number of `candidates`, and of those that each rule dropped. A candidate is counted by the first rule
-            that drops it. Candidates that remain beyond k are counted by no rule.
-    """
-
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64]  # (M, k) rows of the pool; -1 fills the rest if fewer were found
+    # number of `candidates`, and of those that each rule dropped. A candidate is counted by the first rule that drops
+    # it. Candidates that remain beyond k are counted by no rule
     counts: dict[str, int]
 
 
@@ -202,18 +191,14 @@ CHUNK = 512  # anchors that are searched at once
 
 @dataclass(frozen=True, slots=True)
 class TeacherRule:
-    """A rule that drops false negatives: candidates that are too similar to the anchor for a second encoder.
+    """A rule that drops false negatives: candidates that are too similar to the anchor for a second encoder."""
 
-    Attributes:
-        vectors: (T, D) the unit vectors that the teacher gives to the texts of the corpus.
-        max_similarity: Candidates whose cosine with the anchor is above this are dropped. None: no limit.
-        below_positive: Whether to drop candidates that are at least as similar to the anchor as the positive.
-        anchors: (Q, D) the teacher's vectors of the anchors of the corpus, if their prompt is another one.
-    """
-
-    vectors: NDArray[np.float32]
+    vectors: NDArray[np.float32]  # (T, D) the unit vectors that the teacher gives to the texts of the corpus
+    # candidates whose cosine with the anchor is above this are dropped. None: no limit
     max_similarity: float | None = None
+    # whether to drop candidates that are at least as similar to the anchor as the positive
     below_positive: bool = False
+    # (Q, D) the teacher's vectors of the anchors of the corpus, if their prompt is another one
     anchors: NDArray[np.float32] | None = None
 
     def of(self, corpus: Corpus, rows: slice) -> Allowed:

@@ -20,18 +20,12 @@ BATCH = 32  # pairs that the model reads at once
 
 
 class Judged(NamedTuple):
-    """Hold what a reranker leaves.
+    """Hold what a reranker leaves."""
 
-    Attributes:
-        rows: (M, k) rows of the pool in the order of the candidates; -1 fills the rest.
-        scores: (M, k) their scores; NaN fills the rest.
-        positive: (M,) the scores of the positives.
-        counts: Number of candidates that were scored (`reranked`) and of those that were dropped (`reranker`).
-    """
-
-    rows: NDArray[np.int64]
-    scores: NDArray[np.float64]
-    positive: NDArray[np.float64]
+    rows: NDArray[np.int64]  # (M, k) rows of the pool in the order of the candidates; -1 fills the rest
+    scores: NDArray[np.float64]  # (M, k) their scores; NaN fills the rest
+    positive: NDArray[np.float64]  # (M,) the scores of the positives
+    # number of candidates that were scored (`reranked`) and of those that were dropped (`reranker`)
     counts: dict[str, int]
 
 

@@ -30,21 +30,14 @@ from cse.training import hardware
 
 @dataclass(frozen=True)
 class Search:
-    """Hold what a search found.
+    """Hold what a search found."""
 
-    Attributes:
-        folder: Its folder; search.json, table.md and the runs lie in it.
-        table: The rows of the table, from high to low; empty if the search was interrupted.
-        verdict: What follows from it.
-        recipe: The recipe of the method to take, for `cse train`; None if the untrained encoder does as well.
-        interrupted: Whether Ctrl-C stopped it.
-    """
-
-    folder: Path
-    table: Sequence[Line] = ()
-    verdict: Verdict | None = None
+    folder: Path  # its folder; search.json, table.md and the runs lie in it
+    table: Sequence[Line] = ()  # the rows of the table, from high to low; empty if the search was interrupted
+    verdict: Verdict | None = None  # what follows from it
+    # the recipe of the method to take, for `cse train`; None if the untrained encoder does as well
     recipe: Path | None = None
-    interrupted: bool = False
+    interrupted: bool = False  # whether Ctrl-C stopped it
 
 
 def search(
@@ -79,9 +72,6 @@ def search(
 
     Returns:
         The table and the verdict; `interrupted` says whether Ctrl-C stopped the search, which `resume` continues.
-
-    Raises:
-        UserError: The arguments are wrong, a recipe cannot be trained, or the budget is too small. Nothing is written.
     """
     _require(budget, trials, seeds)
     folder = folder or Path("runs/search") / f"{datetime.now():%Y%m%d-%H%M%S}"

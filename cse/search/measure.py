@@ -39,9 +39,6 @@ def load(names: Sequence[str], data: str, overrides: Sequence[str]) -> tuple[lis
 
     Returns:
         The recipes, and why others do not fit, if no names were given.
-
-    Raises:
-        UserError: A recipe that is named does not exist, cannot take the options, or reads other columns.
     """
     source = open_path(data)
     found, left_out = [], {}

@@ -17,7 +17,8 @@ from cse.evaluation import results
 from cse.evaluation.comparison import NO_DIFFERENCE
 from cse.evaluation.recognize import own_rows
 from cse.evaluation.reports.collect import Entry
-from cse.evaluation.reports.methods import Method, methods
+from cse.evaluation.reports.methods import Method, grouped, mean_of, methods
+from cse.evaluation.reports.table import Table
 from cse.evaluation.results import Scored
 from cse.evaluation.scoring import evaluate
 from cse.files import write_text
@@ -32,38 +33,23 @@ UNTRAINED = "untrained"
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        name: Name of the method, or of the untrained encoder.
-        seeds: Number of final runs; 0 for the untrained encoder.
-        mean: Mean of their scores.
-        sd: Standard deviation of their scores; None for fewer than two.
-        to_untrained: The method minus its own untrained encoder; None for an untrained encoder.
-        to_best: The method minus the best one; None for the best.
-    """
-
-    name: str
-    seeds: int
-    mean: float
-    sd: float | None
-    to_untrained: Method | None
-    to_best: Method | None
+    name: str  # name of the method, or of the untrained encoder
+    seeds: int  # number of final runs; 0 for the untrained encoder
+    mean: float  # mean of their scores
+    sd: float | None  # standard deviation of their scores; None for fewer than two
+    to_untrained: Method | None  # the method minus its own untrained encoder; None for an untrained encoder
+    to_best: Method | None  # the method minus the best one; None for the best
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Draw what follows from a table.
+    """Draw what follows from a table."""
 
-    Attributes:
-        best: The name with the highest mean.
-        choice: What to take: the cheapest of those that no difference from the best was shown for, the best included.
-        text: The same in words.
-    """
-
-    best: str
-    choice: str
-    text: str
+    best: str  # the name with the highest mean
+    choice: str  # what to take: the cheapest of those that no difference from the best was shown for, the best included
+    text: str  # the same in words
 
 
 def conclude(state: State, folder: Path, interrupt: Interrupt) -> tuple[list[Line], Verdict, Path | None]:
@@ -152,18 +138,10 @@ def _metric(dev: str) -> str:
 def _as_dict(line: Line) -> dict[str, Any]:
     """A row of the table as JSON."""
     row: dict[str, Any] = {"name": line.name, "seeds": line.seeds, "mean": line.mean, "sd": line.sd}
-    for name, other in (("to_untrained", line.to_untrained), ("to_best", line.to_best)):
-        row[name] = None if other is None else _difference(other)
+    for name, m in (("to_untrained", line.to_untrained), ("to_best", line.to_best)):
+        compared = m and {"difference": m.difference, "interval": list(m.interval or ()), "p_holm": m.adjusted}
+        row[name] = m and {**(compared or {}), "verdict": m.verdict}
     return row
-
-
-def _difference(method: Method) -> dict[str, Any]:
-    return {
-        "difference": method.difference,
-        "interval": list(method.interval or ()),
-        "p_holm": method.adjusted,
-        "verdict": method.verdict,
-    }
 
 
 def _track(state: State, table: Sequence[Line], folder: Path) -> None:
@@ -192,7 +170,8 @@ def lines(finals: Sequence[Entry], untrained: Mapping[str, Entry], best: str | N
     """
     groups = _groups(untrained)
     bare = [Entry(name, name, None, e.results, e.scored, e.run) for name, (e, _) in groups.items()]
-    means = {name: _mean(entries) for name, entries in _by_name([*finals, *bare]).items()}
+    by_name = grouped([*finals, *bare])
+    means = {name: mean_of(entries) for name, entries in by_name.items()}
     best = best or max(means, key=lambda name: means[name])
     to_best = {m.name: m for m in methods([*finals, *bare], best) if m.name != best}
     to_untrained = {}
@@ -200,7 +179,7 @@ def lines(finals: Sequence[Entry], untrained: Mapping[str, Entry], best: str | N
         group = [entry, *[e for e in finals if e.recipe in members]]
         to_untrained.update({m.name: m for m in methods(group, name) if m.name != name})
     found = []
-    for name, entries in _by_name([*finals, *bare]).items():
+    for name, entries in by_name.items():
         scores = [float(e.average) for e in entries if e.average is not None]
         sd = statistics.stdev(scores) if len(scores) > 1 else None
         seeds = 0 if name in groups else len(scores)
@@ -236,23 +215,15 @@ def markdown(
         costs: Seconds of a step of each method.
     """
     tuned = list(dict.fromkeys(name for setting in settings.values() for name in setting))
-    head = ["method", *[name.replace("_", " ") for name in tuned], "seeds", tasks, "minus untrained (95 %)", ""]
-    head += ["minus best (95 %)", "", "s a step"]
-    rows = [head, [":--", *["--:"] * len(tuned), "--:", "--:", "--:", ":--", "--:", ":--", "--:"]]
+    heads = ["method", *[name.replace("_", " ") for name in tuned], "seeds", tasks, "minus untrained (95 %)", ""]
+    rows = []
     for line in table:
         values = [f"{settings[line.name][n]:.3g}" if n in settings.get(line.name, {}) else "" for n in tuned]
         score = f"{line.mean:.2f}" if line.sd is None else f"{line.mean:.2f} ± {line.sd:.2f}"
-        compared = [cell for method in (line.to_untrained, line.to_best) for cell in _compared(method)]
+        compared = [c for m in (line.to_untrained, line.to_best) for c in ((m.shown, m.verdict) if m else ("", ""))]
         cost = f"{costs[line.name]:.3g}" if line.name in costs else ""
         rows.append([line.name, *values, str(line.seeds or "-"), score, *compared, cost])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _compared(method: Method | None) -> tuple[str, str]:
-    if method is None or method.difference is None or method.interval is None:
-        return "", ""
-    low, high = method.interval
-    return f"{method.difference:+.2f} ({low:+.2f} to {high:+.2f})", method.verdict
+    return Table([*heads, "minus best (95 %)", "", "s a step"], rows, ("method", "")).markdown()
 
 
 def _groups(untrained: Mapping[str, Entry]) -> dict[str, tuple[Entry, list[str]]]:
@@ -275,17 +246,6 @@ def _same(a: Entry, b: Entry) -> bool:
     assert b.scored is not None
     pairs = [(found.arrays, b.scored.findings[task].arrays) for task, found in a.scored.findings.items()]
     return all(np.array_equal(one[name], other[name]) for one, other in pairs for name in one)
-
-
-def _by_name(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    found: dict[str, list[Entry]] = {}
-    for entry in entries:
-        found.setdefault(entry.recipe, []).append(entry)
-    return found
-
-
-def _mean(entries: Sequence[Entry]) -> float:
-    return statistics.mean(float(e.average) for e in entries if e.average is not None)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -25,23 +25,14 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True)
 class Budget:
-    """Limit what the whole search may spend on training.
+    """Limit what the whole search may spend on training."""
 
-    Attributes:
-        amount: Seconds, or optimizer steps.
-        in_steps: Whether it is a number of steps.
-    """
-
-    amount: float
-    in_steps: bool = False
+    amount: float  # seconds, or optimizer steps
+    in_steps: bool = False  # whether it is a number of steps
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Read `30m`, `90s`, `1.5h` or `2000steps`.
-
-        Raises:
-            UserError: The text is none of these.
-        """
+        """Read `30m`, `90s`, `1.5h` or `2000steps`."""
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|steps)", text.strip())
         if found is None or not float(found[1]) > 0:
             raise UserError(
@@ -58,36 +49,23 @@ class Budget:
 
 @dataclass(frozen=True)
 class Cost:
-    """Measured seconds of a method.
+    """Measured seconds of a method."""
 
-    Attributes:
-        start: Seconds up to the end of the evaluation before the first step.
-        step: An optimizer step.
-        evaluation: An evaluation, with the saving of the state after it.
-    """
-
-    start: float
-    step: float
-    evaluation: float
+    start: float  # seconds up to the end of the evaluation before the first step
+    step: float  # an optimizer step
+    evaluation: float  # an evaluation, with the saving of the state after it
 
 
 @dataclass
 class Trial:
-    """One setting that was tried.
+    """One setting that was tried."""
 
-    Attributes:
-        number: Its number among the trials of its method, from 0.
-        params: The setting.
-        state: running, complete, pruned, or failed if its loss was not finite.
-        scores: Its dev scores by step, without the one before the first step.
-        seconds: The seconds that it trained.
-    """
-
-    number: int
-    params: dict[str, float]
-    state: str = "running"
+    number: int  # its number among the trials of its method, from 0
+    params: dict[str, float]  # the setting
+    state: str = "running"  # running, complete, pruned, or failed if its loss was not finite
+    # its dev scores by step, without the one before the first step
     scores: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
+    seconds: float = 0.0  # the seconds that it trained
 
     @property
     def value(self) -> float:
@@ -97,24 +75,15 @@ class Trial:
 
 @dataclass
 class Contender:
-    """A method in the search.
+    """A method in the search."""
 
-    Attributes:
-        name: Name of its recipe, which is also that of its folder.
-        start: The recipe's own setting of what is tuned.
-        cost: What it costs.
-        steps: Steps of each of its runs.
-        trials: Its trials, in their order.
-        chosen: The setting of the best trial, once all have ended.
-        finals: The best dev score of each final run that has ended, by its seed; None if its loss was not finite.
-    """
-
-    name: str
-    start: dict[str, float]
-    cost: Cost
-    steps: int
-    trials: list[Trial] = field(default_factory=list)
-    chosen: dict[str, float] | None = None
+    name: str  # name of its recipe, which is also that of its folder
+    start: dict[str, float]  # the recipe's own setting of what is tuned
+    cost: Cost  # what it costs
+    steps: int  # steps of each of its runs
+    trials: list[Trial] = field(default_factory=list)  # its trials, in their order
+    chosen: dict[str, float] | None = None  # the setting of the best trial, once all have ended
+    # the best dev score of each final run that has ended, by its seed; None if its loss was not finite
     finals: dict[str, float | None] = field(default_factory=dict)
 
     @property
@@ -169,11 +138,7 @@ class State:
 
     @classmethod
     def read(cls, folder: Path) -> State:
-        """Read search.json.
-
-        Raises:
-            UserError: The file does not exist, or is damaged.
-        """
+        """Read search.json."""
         path = folder / FILE
         if not path.is_file():
             raise UserError(
@@ -200,9 +165,6 @@ def divide(budget: Budget, costs: Mapping[str, Cost], runs: int) -> dict[str, in
         budget: The budget of the search.
         costs: What each method costs, by its name.
         runs: Trials and final runs of each method.
-
-    Raises:
-        UserError: The part of a run does not suffice for one step between two evaluations.
     """
     each = budget.amount / len(costs) / runs
     steps, least = {}, 0.0

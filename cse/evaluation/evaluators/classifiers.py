@@ -91,11 +91,7 @@ def few_shot(shots: int, draws: int, seed: int, x: Matrix, y: Labels, new: Matri
 
 
 def require_rows(y: Labels, neighbors: int | None, shots: int | None) -> None:
-    """Check that training rows with these labels suffice.
-
-    Raises:
-        UserError: There are fewer rows than neighbors, or a label has fewer than shots.
-    """
+    """Check that training rows with these labels suffice."""
     if neighbors is not None and neighbors > len(y):
         raise UserError(
             f"evaluator.neighbors is {neighbors}, but labels are predicted from {len(y)} rows\n"
@@ -121,11 +117,7 @@ def _first_of_each(order: list[int], y: Labels, shots: int) -> list[int]:
 
 
 def make_folds(y: Labels, folds: int) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """The rows to train on and to test on of each fold, every class in each: at most as many as the rarest has rows.
-
-    Raises:
-        UserError: A class has one row.
-    """
+    """The rows to train on and to test on of each fold, every class in each: at most as many as the rarest has rows."""
     from sklearn.model_selection import StratifiedKFold
 
     rarest = min(np.unique(y, return_counts=True)[1])

@@ -101,11 +101,7 @@ def adapt(model: Model, precision: str = "auto") -> Any:
 
 
 def get_tasks(names: str, benchmark: str | None = None) -> list[Any]:
-    """Tasks by mteb's names, or ours for the seven STS tasks, or those of a benchmark.
-
-    Raises:
-        UserError: A name is unknown; the message has the nearest one.
-    """
+    """Tasks by mteb's names, or ours for the seven STS tasks, or those of a benchmark."""
     if benchmark:
         known = [b.name for b in mteb.get_benchmarks()]
         if benchmark not in known:

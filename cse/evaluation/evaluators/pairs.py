@@ -264,9 +264,6 @@ def fit_thresholds(similarity: Vector, positive: Vector) -> Thresholds:
     A threshold lies in the middle between two neighboring similarities, so that equal ones are never told apart; of
     equally good ones the highest is taken. Some pair is always above it, and some pair below.
 
-    Raises:
-        UserError: The labels or the similarities are all equal.
-
     Source: `find_best_f1_and_threshold` and `find_best_acc_and_threshold` of sentence-transformers and mteb.
     """
     order = np.argsort(-similarity, kind="stable")

@@ -158,18 +158,14 @@ def _kept(key: NDArray[np.int64], similarity: NDArray[np.float32], keep: int) ->
 
 @dataclass(frozen=True)
 class Mined:
-    """Measure how well the known pairs were found.
+    """Measure how well the known pairs were found."""
 
-    Attributes:
-        precision: (p,) the share of known pairs among those that are at least as similar as each known pair; 0 for a
-            known pair that was not mined. Its mean is the average precision.
-        f1_share: (p,) the part of each known pair in the highest F1 of any threshold; its mean is that F1.
-        threshold: The threshold, in the middle between two neighboring similarities.
-    """
-
+    # (p,) the share of known pairs among those that are at least as similar as each known pair; 0 for a known pair
+    # that was not mined. Its mean is the average precision
     precision: NDArray[np.float64]
+    # (p,) the part of each known pair in the highest F1 of any threshold; its mean is that F1
     f1_share: NDArray[np.float64]
-    threshold: float
+    threshold: float  # the threshold, in the middle between two neighboring similarities
 
 
 def judge(found: MinedPairs, known: NDArray[np.int64]) -> Mined:

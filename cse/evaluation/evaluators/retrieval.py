@@ -289,11 +289,7 @@ def _read_set(data: str | Path, name: str) -> RetrievalRows:
 
 
 def parse_measures(names: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """The measure and its cut-off, by name: `ndcg@10` is ("ndcg", 10).
-
-    Raises:
-        UserError: A name has another form, or there is none.
-    """
+    """The measure and its cut-off, by name: `ndcg@10` is ("ndcg", 10)."""
     found = {name: MEASURE.fullmatch(name) for name in names}
     wrong = next((name for name, match in found.items() if match is None), None)
     if wrong is not None or not found:

@@ -29,33 +29,21 @@ FIX = "give a folder with corpus.jsonl, queries.jsonl and qrels/, a Hub id, or q
 
 @dataclass(frozen=True)
 class RetrievalRows:
-    """A retrieval set, without what cannot be scored.
+    """A retrieval set, without what cannot be scored."""
 
-    Attributes:
-        name: A short name.
-        where: The place that it was read from.
-        queries: The text of each query that has a relevant document, by id.
-        documents: The text of each document, by id; a title is put before its text.
-        judged: The relevance of documents by query, 0 for not relevant; every id is known.
-        left_out: Counts of what was left out: queries without a relevant document, judgments of unknown ids ...
-        sha256: Hash of all this.
-    """
-
-    name: str
-    where: str
-    queries: Mapping[str, str]
-    documents: Mapping[str, str]
+    name: str  # a short name
+    where: str  # the place that it was read from
+    queries: Mapping[str, str]  # the text of each query that has a relevant document, by id
+    documents: Mapping[str, str]  # the text of each document, by id; a title is put before its text
+    # the relevance of documents by query, 0 for not relevant; every id is known
     judged: Mapping[str, Mapping[str, int]]
+    # counts of what was left out: queries without a relevant document, judgments of unknown ids ...
     left_out: Mapping[str, int]
-    sha256: str
+    sha256: str  # hash of all this
 
 
 def read_folder(folder: Path, split: str, name: str | None = None) -> RetrievalRows:
-    """A folder in the layout of BEIR.
-
-    Raises:
-        UserError: A file is missing or malformed.
-    """
+    """A folder in the layout of BEIR."""
     parts = [folder / "queries.jsonl", folder / "corpus.jsonl", folder / "qrels" / f"{split}.tsv"]
     missing = [part.relative_to(folder).as_posix() for part in parts if not part.is_file()]
     if missing:

@@ -28,40 +28,24 @@ from cse.interfaces import SentenceEncoder
 
 @dataclass(frozen=True)
 class TaskScore:
-    """A task's scores.
+    """A task's scores."""
 
-    Attributes:
-        all: Correlation over the pairs of all subsets together: the headline.
-        mean: Plain mean over subsets.
-        wmean: Mean over subsets weighted by their sizes.
-        subsets: Correlation of each subset.
-        sizes: Number of pairs in each subset.
-        cosine: (n,) similarity of every pair, subset after subset: the cosine, or the negative Euclidean distance.
-        gold: (n,) gold score of every pair.
-    """
-
-    all: Correlation
-    mean: Correlation
-    wmean: Correlation
-    subsets: Mapping[str, Correlation]
-    sizes: Mapping[str, int]
-    cosine: Vector
-    gold: Vector
+    all: Correlation  # correlation over the pairs of all subsets together: the headline
+    mean: Correlation  # plain mean over subsets
+    wmean: Correlation  # mean over subsets weighted by their sizes
+    subsets: Mapping[str, Correlation]  # correlation of each subset
+    sizes: Mapping[str, int]  # number of pairs in each subset
+    cosine: Vector  # (n,) similarity of every pair, subset after subset: the cosine, or the negative Euclidean distance
+    gold: Vector  # (n,) gold score of every pair
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one encoder on STS tasks.
+    """The scores of one encoder on STS tasks."""
 
-    Attributes:
-        tasks: The scores, by task.
-        row: The row of `vectors` of each distinct sentence.
-        vectors: (n, D), one row per distinct sentence.
-    """
-
-    tasks: Mapping[str, TaskScore]
-    row: Mapping[str, int]
-    vectors: NDArray[np.floating]
+    tasks: Mapping[str, TaskScore]  # the scores, by task
+    row: Mapping[str, int]  # the row of `vectors` of each distinct sentence
+    vectors: NDArray[np.floating]  # (n, D), one row per distinct sentence
 
 
 class STSEvaluator(RowEvaluator):

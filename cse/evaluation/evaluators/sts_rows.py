@@ -40,33 +40,19 @@ SICKR_HASHES = {
 
 @dataclass(frozen=True)
 class Task:
-    """One split of one benchmark, scored as a whole.
+    """One split of one benchmark, scored as a whole."""
 
-    Attributes:
-        name: Its name in results: `STS12`, `STSB` (its test split), `STSB-dev`.
-        base: The benchmark; also the name of its folder in our layout.
-        split: train, dev or test.
-        version: Raised when scores are no longer comparable.
-        license: License of the data.
-        scale: Lowest and highest gold score possible.
-        counts: Known number of pairs with a gold score, by subset.
-        aliases: Other names of the benchmark.
-        senteval: Its files in SentEval's folder layout.
-        hub: Its data set on the Hub, with the revision.
-        shipped: A file of this package that holds it.
-    """
-
-    name: str
-    base: str
-    split: str
-    version: int
-    license: str
-    scale: tuple[float, float]
-    counts: Mapping[str, int]
-    aliases: Sequence[str]
-    senteval: Mapping[str, Any]
-    hub: Mapping[str, Any]
-    shipped: str | None
+    name: str  # its name in results: `STS12`, `STSB` (its test split), `STSB-dev`
+    base: str  # the benchmark; also the name of its folder in our layout
+    split: str  # train, dev or test
+    version: int  # raised when scores are no longer comparable
+    license: str  # license of the data
+    scale: tuple[float, float]  # lowest and highest gold score possible
+    counts: Mapping[str, int]  # known number of pairs with a gold score, by subset
+    aliases: Sequence[str]  # other names of the benchmark
+    senteval: Mapping[str, Any]  # its files in SentEval's folder layout
+    hub: Mapping[str, Any]  # its data set on the Hub, with the revision
+    shipped: str | None  # a file of this package that holds it
 
     @property
     def total(self) -> int:
@@ -93,11 +79,7 @@ def groups() -> Mapping[str, tuple[str, ...]]:
 
 
 def resolve(names: str, option: str = "--tasks") -> list[Task]:
-    """The tasks that a comma-separated list of tasks and groups names, each once, in that order.
-
-    Raises:
-        UserError: A name is unknown; the message has the nearest one.
-    """
+    """The tasks that a comma-separated list of tasks and groups names, each once, in that order."""
     found: dict[str, Task] = {}
     for name in filter(None, (part.strip() for part in names.split(","))):
         found |= {task.name: task for task in (_find(one, option) for one in groups().get(name.lower(), (name,)))}
@@ -188,11 +170,7 @@ def read_senteval(task: Task, folder: Path) -> dict[str, Pairs]:
 
 
 def check_known(task: Task, subsets: Mapping[str, Pairs], where: str) -> None:
-    """Refuse data whose size is not the known one, or whose gold scores are impossible.
-
-    Raises:
-        UserError: A subset has another number of pairs, or a gold score lies outside the task's scale.
-    """
+    """Refuse data whose size is not the known one, or whose gold scores are impossible."""
     low, high = task.scale
     for subset, pairs in subsets.items():
         outside = np.flatnonzero((pairs.gold < low) | (pairs.gold > high))
@@ -391,11 +369,7 @@ def load(task: Task, data: str | None = None, *, check: bool = True, hub: bool =
 
 
 def folders(data: str | None, option: str = "--data") -> list[Path]:
-    """The folders that were given, by an option or CSE_DATA, in the order in which they are asked.
-
-    Raises:
-        UserError: One does not exist.
-    """
+    """The folders that were given, by an option or CSE_DATA, in the order in which they are asked."""
     found = []
     for name, given in ((option, data), ("CSE_DATA", os.environ.get("CSE_DATA"))):
         if given:

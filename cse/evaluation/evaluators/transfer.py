@@ -72,21 +72,13 @@ class Labeled:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy on one task, times 100.
+    """Accuracy on one task, times 100."""
 
-    Attributes:
-        test: Accuracy on the test rows: the score.
-        dev: Accuracy on the rows that chose the regularization.
-        n: Number of test rows.
-        nearest_mean: Accuracy on the test rows of the class with the nearest mean, for which nothing is chosen.
-        f1: F1 of the class "1", for MRPC.
-    """
-
-    test: float
-    dev: float
-    n: int
-    nearest_mean: float
-    f1: float | None = None
+    test: float  # accuracy on the test rows: the score
+    dev: float  # accuracy on the rows that chose the regularization
+    n: int  # number of test rows
+    nearest_mean: float  # accuracy on the test rows of the class with the nearest mean, for which nothing is chosen
+    f1: float | None = None  # F1 of the class "1", for MRPC
 
     def as_dict(self) -> dict[str, Any]:
         """For results.json."""

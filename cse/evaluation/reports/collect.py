@@ -20,23 +20,14 @@ SEED = re.compile(r"-s(\d+)$")  # the end of a run's folder: runs/<recipe>/<stam
 
 @dataclass(frozen=True)
 class Entry:
-    """One results file.
+    """One results file."""
 
-    Attributes:
-        label: Short name, unique in the report.
-        recipe: Name of the recipe; of the model, if the results belong to no run under the folder.
-        seed: Seed of the run, if its folder says it.
-        results: The content of the file.
-        scored: The results with the arrays of their scores, if these exist.
-        run: The run's folder.
-    """
-
-    label: str
-    recipe: str
-    seed: int | None
-    results: dict[str, Any]
-    scored: Scored | None
-    run: Path | None
+    label: str  # short name, unique in the report
+    recipe: str  # name of the recipe; of the model, if the results belong to no run under the folder
+    seed: int | None  # seed of the run, if its folder says it
+    results: dict[str, Any]  # the content of the file
+    scored: Scored | None  # the results with the arrays of their scores, if these exist
+    run: Path | None  # the run's folder
 
     @property
     def requested(self) -> str:
@@ -69,11 +60,7 @@ class Found:
 
 
 def collect(folder: Path) -> Found:
-    """Read a folder of runs.
-
-    Raises:
-        UserError: There is no such folder.
-    """
+    """Read a folder of runs."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,21 +23,13 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Method:
-    """Runs that differ by their seed, or one checkpoint without a seed.
+    """Runs that differ by their seed, or one checkpoint without a seed."""
 
-    Attributes:
-        name: Name of the recipe, or of the checkpoint.
-        runs: The runs, in the order of their seeds.
-        difference: Its mean average minus that of the baseline; None for the baseline.
-        interval: The 95 % interval of the resampled difference.
-        adjusted: The two-sided p-value of the difference, after Holm's correction over all methods.
-    """
-
-    name: str
-    runs: list[Entry]
-    difference: float | None = None
-    interval: tuple[float, float] | None = None
-    adjusted: float | None = None
+    name: str  # name of the recipe, or of the checkpoint
+    runs: list[Entry]  # the runs, in the order of their seeds
+    difference: float | None = None  # its mean average minus that of the baseline; None for the baseline
+    interval: tuple[float, float] | None = None  # the 95 % interval of the resampled difference
+    adjusted: float | None = None  # the two-sided p-value of the difference, after Holm's correction over all methods
 
     @property
     def verdict(self) -> str:
@@ -47,6 +39,11 @@ class Method:
         if self.adjusted >= ALPHA:
             return NO_DIFFERENCE
         return "better" if self.difference > 0 else "worse"
+
+    @property
+    def shown(self) -> str:
+        """The difference and its interval; empty for the baseline."""
+        return "" if self.difference is None or self.interval is None else _difference(self.difference, self.interval)
 
 
 def methods(entries: Sequence[Entry], baseline: str, resamples: int | None = None) -> list[Method]:
@@ -60,14 +57,9 @@ def methods(entries: Sequence[Entry], baseline: str, resamples: int | None = Non
         baseline: Name of the method that the others are compared with.
         resamples: Number of resamples. None: 2,000, and with more than 20 methods 100 for each, since the smallest p
             that n resamples can show, 2 / (n + 1), is multiplied by the number of methods.
-
-    Raises:
-        UserError: The baseline has no complete results, or methods were scored on different rows.
     """
-    groups: dict[str, list[Entry]] = {}
-    for entry in sorted(entries, key=lambda e: (e.seed is None, e.seed or 0)):
-        if entry.scored is not None and entry.average is not None:
-            groups.setdefault(entry.recipe, []).append(entry)
+    complete = [entry for entry in entries if entry.scored is not None and entry.average is not None]
+    groups = grouped(sorted(complete, key=lambda e: (e.seed is None, e.seed or 0)))
     if baseline not in groups:
         known = ", ".join(sorted(groups)) or "nothing"
         raise UserError(
@@ -81,7 +73,7 @@ def methods(entries: Sequence[Entry], baseline: str, resamples: int | None = Non
             continue
         samples = _over_seeds(runs, drawn, resamples) - _over_seeds(groups[baseline], drawn, resamples)
         low, high = statistic.interval(samples)
-        found[name] = (_mean(runs) - _mean(groups[baseline]), (low, high))
+        found[name] = (mean_of(runs) - mean_of(groups[baseline]), (low, high))
         p[name] = statistic.p_value(samples[~np.isnan(samples)])
     adjusted = statistic.holm(p)
     rows = [Method(baseline, groups.pop(baseline))]
@@ -108,7 +100,7 @@ def summarize(rows: Sequence[Method], note: str = "") -> dict[str, Any]:
     tasks = list(results["tasks"])
     pace = speed(baseline.runs)
     found = []
-    for row in [baseline, *sorted(others, key=lambda m: -_mean(m.runs))]:
+    for row in [baseline, *sorted(others, key=lambda m: -mean_of(m.runs))]:
         own = speed(row.runs)
         scores = {t: [float(e.results["tasks"][t]["value"]) for e in row.runs] for t in tasks}
         found.append(
@@ -153,7 +145,10 @@ def markdown(summary: Mapping[str, Any], only: Sequence[str] = (), tasks: Sequen
         ("seeds", [str(row["seeds"] or "-") for row in rows]),
         *((task, [_plus_minus(row["scores"].get(task)) for row in rows]) for task in shown),
         ("average", [_plus_minus(row["average"]) for row in rows]),
-        (f"minus {summary['baseline']} (95 %)", [_difference(row) for row in rows]),
+        (
+            f"minus {summary['baseline']} (95 %)",
+            ["" if (d := row["difference"]) is None else _difference(d, row["interval"]) for row in rows],
+        ),
         ("", [row["verdict"] for row in rows]),
         ("steps/s", ["" if row["speed"] is None else f"{row['speed']:.2f}" for row in rows]),
     ]
@@ -172,14 +167,20 @@ def _plus_minus(value: Mapping[str, float | None] | None) -> str:
     return f"{value['mean']:.2f}" if value["sd"] is None else f"{value['mean']:.2f} ± {value['sd']:.2f}"
 
 
-def _difference(row: Mapping[str, Any]) -> str:
-    if row["difference"] is None:
-        return ""
-    low, high = row["interval"]
-    return f"{row['difference']:+.2f} ({low:+.2f} to {high:+.2f})"
+def _difference(value: float, interval: Sequence[float]) -> str:
+    return f"{value:+.2f} ({interval[0]:+.2f} to {interval[1]:+.2f})"
 
 
-def _mean(runs: Sequence[Entry]) -> float:
+def grouped(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """The entries of each recipe."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.recipe, []).append(entry)
+    return found
+
+
+def mean_of(runs: Sequence[Entry]) -> float:
+    """The mean of the averages of runs."""
     return statistics.mean(a for e in runs if (a := e.average) is not None)
 
 

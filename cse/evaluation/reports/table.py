@@ -45,25 +45,15 @@ class Cell(str):
 
 @dataclass(frozen=True)
 class Table:
-    """Cells under headings.
+    """Cells under headings."""
 
-    Attributes:
-        heads: The headings.
-        rows: The cells of each row, which may be fewer than the headings.
-        left: The headings whose cells are words; all others hold numbers, and are at the right.
-        title: What the scores are.
-        name: What was scored, under the name by which it was asked for.
-        totals: Number of rows at the end that a line sets apart.
-        wrap: Whether a terminal may break the text of a cell.
-    """
-
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    left: Collection[str] = ()
-    title: str = ""
-    name: str = ""
-    totals: int = 0
-    wrap: bool = False
+    heads: Sequence[str]  # the headings
+    rows: Sequence[Sequence[str]]  # the cells of each row, which may be fewer than the headings
+    left: Collection[str] = ()  # the headings whose cells are words; all others hold numbers, and are at the right
+    title: str = ""  # what the scores are
+    name: str = ""  # what was scored, under the name by which it was asked for
+    totals: int = 0  # number of rows at the end that a line sets apart
+    wrap: bool = False  # whether a terminal may break the text of a cell
 
     def markdown(self) -> str:
         """The table in Markdown, without its title."""
