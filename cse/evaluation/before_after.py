@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,30 +48,13 @@ class Change:
 
     def as_dict(self) -> dict[str, Any]:
         """For helped.json."""
-        found = dataclasses.asdict(self) | {"difference": self.difference}
-        order = (
-            "checkpoint",
-            "part",
-            "task",
-            "headline",
-            "n",
-            "metric",
-            "before",
-            "after",
-            "difference",
-            "p",
-            "verdict",
-        )
-        return {name: found[name] for name in order} | {"interval": list(self.interval or []) or None}
+        place, scores = ("checkpoint", "part", "task", "headline", "n", "metric"), ("before", "after", "difference")
+        found = {name: getattr(self, name) for name in (*place, *scores, "p", "verdict")}
+        return found | {"interval": list(self.interval or []) or None}
 
 
 def general_tasks(data: str | None, *, apart_from: Sequence[str] = ()) -> list[str]:
-    """The tasks of the general set: the shipped pairs, and those of STS whose rows are on this machine.
-
-    Args:
-        data: A folder with rows of STS, in addition to CSE_DATA.
-        apart_from: Tasks to leave out: those of the dev set.
-    """
+    """The tasks of the general set: the shipped pairs, and those of STS whose rows are on this machine."""
     names = []
     for task in sts_rows.resolve("sts,sts-mini"):
         # A folder may hold anything under these names; what cannot be read does not stop a run for a table.

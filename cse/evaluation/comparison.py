@@ -21,12 +21,7 @@ from cse.evaluation.scoring import Wanted, evaluate
 from cse.evaluation.statistic import Vector
 from cse.files import name_of
 
-ALPHA = 0.05
-
-
-ALL = "all"
-
-
+ALPHA, ALL = 0.05, "all"
 NO_DIFFERENCE = "no difference shown"
 
 
@@ -96,24 +91,11 @@ def compare(
     Raises:
         UserError: `a` and `b` have no task or measure in common, or were scored on different rows.
     """
-    both = [
-        read_or_score(name, tasks, data=data, device=device, precision=precision, check=check, prompt=prompt)
-        for name in (a, b)
-    ]
-    return compare_all(both, resamples, measures)[0, 1]
+    options = {"data": data, "device": device, "precision": precision, "check": check, "prompt": prompt}
+    return compare_all([read_or_score(name, tasks, **options) for name in (a, b)], resamples, measures)[0, 1]
 
 
-def read_or_score(
-    name: Scored | str | PathLike[str],
-    tasks: Wanted | None = None,
-    *,
-    data: str | None = None,
-    device: Device = "auto",
-    precision: str = "auto",
-    check: bool = True,
-    progress: bool = False,
-    prompt: str | None = None,
-) -> Scored:
+def read_or_score(name: Scored | str | PathLike[str], tasks: Wanted | None = None, **options: Any) -> Scored:
     """A results file, read; a folder that holds results.json and no model, likewise; a checkpoint, scored."""
     if isinstance(name, Scored):
         return name
@@ -122,16 +104,7 @@ def read_or_score(
         return Scored.read(path)
     if (path / "results.json").is_file() and not (path / "config.json").is_file():
         return Scored.read(path / "results.json")
-    return evaluate(
-        name_of(name),
-        tasks,
-        data=data,
-        device=device,
-        precision=precision,
-        check=check,
-        progress=progress,
-        prompt=prompt,
-    )
+    return evaluate(name_of(name), tasks, **options)
 
 
 def compare_all(
@@ -235,18 +208,8 @@ def show(a: Scored, b: Scored, found: Mapping[str, Difference], console: Console
 
 def as_dict(a: Scored, b: Scored, found: Mapping[str, Difference]) -> dict[str, Any]:
     """The comparison as JSON."""
-    rows = {
-        name: {
-            "metric": d.metric,
-            "n": d.n,
-            "a": d.a,
-            "b": d.b,
-            "difference": d.b - d.a,
-            "interval": list(d.interval),
-            "p": d.p,
-            "p_holm": d.adjusted,
-            "verdict": d.verdict,
-        }
-        for name, d in found.items()
-    }
+    rows = {}
+    for name, d in found.items():
+        scores = {"metric": d.metric, "n": d.n, "a": d.a, "b": d.b, "difference": d.b - d.a}
+        rows[name] = {**scores, "interval": list(d.interval), "p": d.p, "p_holm": d.adjusted, "verdict": d.verdict}
     return {"a": a.results["model"], "b": b.results["model"], "differences": rows}

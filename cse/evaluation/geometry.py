@@ -33,11 +33,7 @@ def measure(
 ) -> dict[str, Any]:
     """Measures over all sentences, of vectors (n, D), and over all pairs.
 
-    Args:
-        vectors: (n, D), one row per distinct sentence.
-        row: The row of each sentence.
-        tasks: The pairs, by task and subset.
-        similarities: (n,) the similarity of each pair, by task.
+    `row` is the row of each sentence; pairs and their similarities (n,) are by task.
     """
     pairs = [p for subsets in tasks.values() for p in subsets.values()]
     cosines = np.concatenate(list(similarities.values()))

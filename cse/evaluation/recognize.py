@@ -46,9 +46,7 @@ class Recognized:
     def evaluator(self, precision: str = "auto", prompt: str | None = None) -> Evaluator:
         """The evaluator.
 
-        Args:
-            precision: fp32, bf16 or auto.
-            prompt: The name of the encoder's prompt, for retrieval that of the queries.
+        For retrieval, `prompt` is that of the queries.
         """
         schema = Schema({"cse"})
         takes = options_of(schema.resolve(self.class_path, (Evaluator,), "evaluator"))

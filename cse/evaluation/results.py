@@ -210,12 +210,7 @@ def has_scores(found: Mapping[str, Any]) -> bool:
 
 
 def require_kept(out: Path | None, missing: Mapping[str, str]) -> None:
-    """Refuse to replace the scores of a results file, which may not exist, by none.
-
-    Args:
-        out: The file; None: none is written.
-        missing: The tasks that have no score now, with the reasons.
-    """
+    """Refuse to replace the scores of a results file, which may not exist, by none."""
     try:
         old = read(out) if out and missing and out.is_file() else {}
     except UserError:  # a damaged file may be replaced

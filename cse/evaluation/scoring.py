@@ -176,14 +176,7 @@ def describe(
 ) -> dict[str, Any]:
     """The content of results.json, as the module `results` describes it.
 
-    Args:
-        answers: What evaluators said of an encoder.
-        model: The entry on the model.
-        precision: The precision in which it ran.
-        requested: The tasks, as the caller named them.
-        missing: Why a requested task has no score, by task.
-        transfer: The same of transfer tasks; None: none were asked for.
-        resamples: Number of resamples for the intervals; 0 leaves them out.
+    `missing` and `transfer` say why a requested task has no score; `transfer` is None if no such task was asked for.
 
     Raises:
         UserError: Two sets of rows have the same name.
@@ -297,11 +290,8 @@ def rescored(
 ) -> list[dict[str, Any]]:
     """The scores of changed vectors, as entries of results.json.
 
-    Args:
-        encoder: The encoder.
-        evaluators: The evaluators.
-        changes: What an entry begins with, and the change of the vectors.
-        complete: Whether the tasks have an average.
+    `changes` are what an entry begins with, and the change of the vectors; `complete` says whether tasks have an
+    average.
     """
     entries = []
     for about, encoder.change in changes:

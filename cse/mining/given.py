@@ -37,10 +37,7 @@ class Vectors:
 def given_vectors(path: str | Path, texts: Iterable[str], corpus: Corpus) -> NDArray[np.float32]:
     """Make the unit vectors (T, D) of the texts of a corpus, as a memory-mapped array in the cache.
 
-    Args:
-        path: The file, or the folder of shards.
-        texts: The texts of its rows.
-        corpus: The corpus, which has no other texts.
+    The corpus has no other texts than `texts`, which are those of the rows of the file.
     """
     table, rows, rest = open_vectors(path, option=OPTION), 0, iter(texts)
     numbers = np.full(len(corpus.texts), -1, dtype=np.int64)  # the row of each text

@@ -46,21 +46,13 @@ class Miner(ABC):
 
     @abstractmethod
     def setup(self, pool: NDArray[np.float32], device: str = "cpu") -> None:
-        """Receive the pool (N, D), which may be a memory map. Called before the first queries of a search.
-
-        Args:
-            pool: The vectors.
-            device: The device to search on, as torch names it.
-        """
+        """Receive the pool (N, D), which may be a memory map. Called before the first queries of a search."""
 
     @abstractmethod
     def __call__(self, queries: Queries, k: int, allowed: Allowed | None = None) -> Mined:
         """Up to k rows of the pool for each of M anchors, the hardest first; no row that its query bans.
 
-        Args:
-            queries: The anchors.
-            k: Most negatives per anchor.
-            allowed: A function that tells of candidates (M, C), rows of the pool, which may be negatives: (M, C).
+        `allowed` tells of candidates (M, C), rows of the pool, which may be negatives: (M, C).
         """
 
 

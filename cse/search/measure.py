@@ -120,9 +120,7 @@ class _Stopwatch(Callback):
 def measure(recipe: Recipe, keep: Path) -> Cost | None:
     """Train a few steps, and throw them away.
 
-    Args:
-        recipe: The recipe.
-        keep: A folder that gets `untrained`, the encoder before the first step, and data.json, the check of the data.
+    The folder `keep` gets `untrained`, the encoder before the first step, and data.json, the check of the data.
 
     Returns:
         The cost; None if Ctrl-C stopped it.

@@ -190,9 +190,7 @@ def lines(finals: Sequence[Entry], untrained: Mapping[str, Entry], best: str | N
 def judge(table: Sequence[Line], costs: Mapping[str, float]) -> Verdict:
     """The verdict of a table.
 
-    Args:
-        table: Its rows.
-        costs: Seconds of a step of each method; what is absent costs nothing, as does the untrained encoder.
+    What is absent from `costs`, in seconds of a step, costs nothing, as does the untrained encoder.
     """
     best = next(line.name for line in table if line.to_best is None)
     tied = [line.name for line in table if line.to_best is None or line.to_best.verdict == NO_DIFFERENCE]
@@ -206,14 +204,7 @@ def judge(table: Sequence[Line], costs: Mapping[str, float]) -> Verdict:
 def markdown(
     table: Sequence[Line], tasks: str, settings: Mapping[str, Mapping[str, float]], costs: Mapping[str, float]
 ) -> str:
-    """The table as Markdown.
-
-    Args:
-        table: Its rows.
-        tasks: What was scored.
-        settings: The chosen setting of each method.
-        costs: Seconds of a step of each method.
-    """
+    """The table as Markdown."""
     tuned = list(dict.fromkeys(name for setting in settings.values() for name in setting))
     heads = ["method", *[name.replace("_", " ") for name in tuned], "seeds", tasks, "minus untrained (95 %)", ""]
     rows = []

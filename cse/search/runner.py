@@ -156,10 +156,7 @@ def own_setting(recipe: Recipe) -> dict[str, float]:
 def propose(trials: Sequence[Trial], start: Mapping[str, float], *address: object) -> dict[str, float]:
     """The setting of the next trial: the recipe's own first, then what the sampler proposes.
 
-    Args:
-        trials: The trials so far; all have ended.
-        start: The recipe's own setting.
-        address: What the randomness of the proposal depends on, besides the number of the trial.
+    All trials have ended; the proposal depends on `address`, besides the number of the trial.
     """
     if not trials:
         return dict(start)

@@ -159,12 +159,8 @@ class State:
 def divide(budget: Budget, costs: Mapping[str, Cost], runs: int) -> dict[str, int]:
     """Steps of each run of every method, a multiple of `EVALUATIONS`.
 
-    Every method has the same share of the budget, and every run of a method the same part of its share.
-
-    Args:
-        budget: The budget of the search.
-        costs: What each method costs, by its name.
-        runs: Trials and final runs of each method.
+    Every method has the same share of the budget, and every run of a method the same part of its share. `runs` are the
+    trials and final runs of each method.
     """
     each = budget.amount / len(costs) / runs
     steps, least = {}, 0.0

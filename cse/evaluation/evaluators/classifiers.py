@@ -68,16 +68,9 @@ def nearest_neighbors(k: int, x: Matrix, y: Labels, new: Matrix) -> Labels:
 def few_shot(shots: int, draws: int, seed: int, x: Matrix, y: Labels, new: Matrix, truth: Labels) -> Right:
     """The share of draws that get each row right, after training on `shots` rows of each class.
 
-    Source: mteb's classification tasks (`AbsTaskClassification`), whose draws and classifier these are.
+    `x` (m, D) and `y` (m,) are training rows, `new` (n, D) and `truth` (n,) those to label.
 
-    Args:
-        shots: Rows of each class.
-        draws: Number of draws.
-        seed: Seed of the draws.
-        x: (m, D) training vectors.
-        y: (m,) their labels.
-        new: (n, D) vectors to label.
-        truth: (n,) the right labels.
+    Source: mteb's classification tasks (`AbsTaskClassification`), whose draws and classifier these are.
     """
     from sklearn.linear_model import LogisticRegression
 

@@ -208,12 +208,7 @@ def _scored(path: Path) -> dict[str, Any]:
 def run_task(adapted: Any, task: Any, source: str, folder: Path, strategy: str) -> dict[str, Any]:
     """Run one task, whose rows are those of `source`, and give its scores.
 
-    Args:
-        adapted: The model; see `adapt`.
-        task: The task.
-        source: The place of its rows.
-        folder: The folder of results.
-        strategy: What mteb does with a result that exists: `only-missing` or `always`.
+    `strategy` says what mteb does with a result that exists: `only-missing` or `always`.
 
     Raises:
         Failed: The task, of whatever library, has failed.

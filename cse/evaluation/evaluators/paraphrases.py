@@ -130,12 +130,7 @@ def mine_pairs(
 ) -> MinedPairs:
     """The pairs of each text with its nearest other texts, of which the most similar ones are kept.
 
-    Args:
-        queries: (n, D) vectors whose dot product with `vectors` is the similarity of two texts; see `operands`.
-        vectors: (n, D) vectors of the same texts.
-        neighbors: Number of other texts that are searched for each text.
-        keep: Number of pairs that are kept.
-        device: The device to search on.
+    The dot product of `queries` (n, D) and `vectors` (n, D) is the similarity of two texts; see `operands`.
     """
     n = len(vectors)
     pool, depth = open_pool(vectors, EXACT, device=device), min(neighbors, n - 1)

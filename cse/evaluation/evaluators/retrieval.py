@@ -137,13 +137,7 @@ def score_rows(
 ) -> EvalResult:
     """Rank the documents for each query and measure the rankings.
 
-    Args:
-        encoder: The encoder.
-        rows: The rows.
-        measures: Names of measures; the first one is primary.
-        prompts: The names of the prompts of queries and documents.
-        precision: fp32, bf16 or auto.
-        skip_same_id: Whether a document with the id of the query is never found.
+    `prompts` are the names of those of queries and documents; the first of the measures is primary.
     """
     ids, place = list(rows.documents), {key: i for i, key in enumerate(rows.documents)}
     depth = min(len(ids), max(k for _, k in parse_measures(measures).values()))
@@ -305,13 +299,8 @@ def measure_rankings(
 ) -> dict[str, list[float]]:
     """The measures of each query, in [0, 1], in the order of `ranked`.
 
-    MRR@k is the reciprocal rank of the first relevant document, and 0 if the rank exceeds k.
-
-    Args:
-        judged: The relevance of documents, by query.
-        ranked: The scores of the documents that were found, by query. Documents of equal scores are ranked by their
-            ids, as in trec_eval.
-        names: Names of measures, such as `ndcg@10`.
+    MRR@k is the reciprocal rank of the first relevant document, and 0 if the rank exceeds k. Documents of equal scores
+    are ranked by their ids, as in trec_eval.
 
     Source:
         `pytrec_eval`, which is trec_eval: the gain of nDCG is the relevance itself.

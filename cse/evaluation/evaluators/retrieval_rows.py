@@ -56,11 +56,7 @@ def read_folder(folder: Path, split: str, name: str | None = None) -> RetrievalR
 def read_hub(path: str, split: str, name: str | None = None, *, parts: str | None = None) -> RetrievalRows:
     """A data set on the Hub, with a configuration for each part; judgments may be in `default`, as mteb's are.
 
-    Args:
-        path: Its id, also with a revision: `org/name@revision`.
-        split: The split of the judgments.
-        name: A short name. None: that of the data set.
-        parts: The split of all parts, if they are not named `corpus` and `queries`.
+    `split` is that of the judgments, and `parts` that of all parts, if they are not named `corpus` and `queries`.
     """
     repo, at, revision = path.partition("@")
     places = {part: f"{repo}:{part}{at}{revision}" for part in ("queries", "corpus", "qrels", "default")}

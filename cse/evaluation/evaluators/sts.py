@@ -178,11 +178,7 @@ def read_data(
 ) -> tuple[dict[str, TaskData], dict[str, str]]:
     """The rows of the tasks whose data were found, and the reason for each of the others.
 
-    Args:
-        tasks: Names of tasks and groups, separated by commas.
-        data: A folder with their rows.
-        check: Whether to refuse data that are not the known sets.
-        options: The options that gave the first two, for messages.
+    `options` are those that gave the first two, for messages.
 
     Raises:
         UserError: A task is unknown, there is no such folder, or rows are malformed.
@@ -199,11 +195,6 @@ def read_data(
 
 def score_all(tasks: Mapping[str, Mapping[str, Pairs]], embed: Embed, compare: Compare = cosine) -> Scores:
     """Score tasks that share one pass of the encoder over the union of their sentences.
-
-    Args:
-        tasks: Pairs by task and subset.
-        embed: Called once, with each sentence once; returns (n, D).
-        compare: The function that compares pairs of vectors.
 
     Raises:
         UserError: The model returns nan or the wrong number of vectors, or a correlation is undefined.

@@ -338,11 +338,7 @@ def default_tasks(data: str | None) -> str:
 def load(task: Task, data: str | None = None, *, check: bool = True, hub: bool = True) -> TaskData:
     """Rows of a task from the first source that has them.
 
-    Args:
-        task: The task.
-        data: A folder in our TSV layout or SentEval's.
-        check: Whether to refuse other numbers of pairs than the known ones, and gold scores off the scale.
-        hub: Whether to ask the Hub if no folder has them.
+    `hub` says whether to ask the Hub if no folder has them.
 
     Raises:
         Missing: No source has them.

@@ -187,10 +187,7 @@ def _ordered(rows: Sequence[Row]) -> list[Row]:
 def features(rows: Sequence[Row], kind: str, embed: Embed) -> Part:
     """The features (n, .) and labels (n,) of rows.
 
-    Args:
-        rows: The rows.
-        kind: `joined` x_1, .., x_m; `pair` |u - v|, u * v; `position` x_1, x_1 - x_2, ..; `order` u, v, u - v.
-        embed: The function from texts to vectors.
+    Kinds: `joined` x_1, .., x_m; `pair` |u - v|, u * v; `position` x_1, x_1 - x_2, ..; `order` u, v, u - v.
     """
     distinct = list(dict.fromkeys(text for row in rows for text in row.texts))
     vectors = checked(embed(distinct), distinct).astype(np.float64)  # float32 is too coarse for Newton's Hessian

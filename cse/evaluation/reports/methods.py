@@ -43,7 +43,7 @@ class Method:
     @property
     def shown(self) -> str:
         """The difference and its interval; empty for the baseline."""
-        return "" if self.difference is None or self.interval is None else _difference(self.difference, self.interval)
+        return _difference(self.difference, self.interval)
 
 
 def methods(entries: Sequence[Entry], baseline: str, resamples: int | None = None) -> list[Method]:
@@ -133,10 +133,7 @@ def summarize(rows: Sequence[Method], note: str = "") -> dict[str, Any]:
 def markdown(summary: Mapping[str, Any], only: Sequence[str] = (), tasks: Sequence[str] | None = None) -> str:
     """A summary as a Markdown table; a column that no row fills is left out.
 
-    Args:
-        summary: A summary of methods, as `summarize` returns it.
-        only: Names of the methods to show; all of them if empty.
-        tasks: The tasks to show beside the average; None: all.
+    `only` names the methods to show, and `tasks` the tasks beside the average; without them, all are.
     """
     rows = [row for row in summary["methods"] if not only or row["name"] in only]
     shown = [t for t in (summary["tasks"] if tasks is None else tasks) if any(row["scores"].get(t) for row in rows)]
@@ -145,10 +142,7 @@ def markdown(summary: Mapping[str, Any], only: Sequence[str] = (), tasks: Sequen
         ("seeds", [str(row["seeds"] or "-") for row in rows]),
         *((task, [_plus_minus(row["scores"].get(task)) for row in rows]) for task in shown),
         ("average", [_plus_minus(row["average"]) for row in rows]),
-        (
-            f"minus {summary['baseline']} (95 %)",
-            ["" if (d := row["difference"]) is None else _difference(d, row["interval"]) for row in rows],
-        ),
+        (f"minus {summary['baseline']} (95 %)", [_difference(row["difference"], row["interval"]) for row in rows]),
         ("", [row["verdict"] for row in rows]),
         ("steps/s", ["" if row["speed"] is None else f"{row['speed']:.2f}" for row in rows]),
     ]
@@ -167,7 +161,9 @@ def _plus_minus(value: Mapping[str, float | None] | None) -> str:
     return f"{value['mean']:.2f}" if value["sd"] is None else f"{value['mean']:.2f} ± {value['sd']:.2f}"
 
 
-def _difference(value: float, interval: Sequence[float]) -> str:
+def _difference(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None or interval is None:
+        return ""
     return f"{value:+.2f} ({interval[0]:+.2f} to {interval[1]:+.2f})"
 
 
