@@ -27,7 +27,7 @@ from cse.console import say
 from cse.errors import UserError
 from cse.evaluation.encoding import comparison, embedder, nearness, resolve_precision
 from cse.evaluation.evaluators import sts_rows
-from cse.evaluation.evaluators.retrieval import DOCUMENT_PROMPTS, QUERY_PROMPTS, role_prompt
+from cse.evaluation.evaluators.retrieval import role_prompts
 from cse.evaluation.evaluators.sts_rows import Missing, TaskData
 from cse.evaluation.loading import Model, prompts
 from cse.files import DAMAGED, read_shaped, write_json
@@ -40,8 +40,7 @@ class Adapter(AbsEncoder):  # type: ignore[misc]
     """A checkpoint of ours as mteb sees it."""
 
     def __init__(self, model: Model, precision: str = "auto") -> None:
-        roles = {"query": QUERY_PROMPTS, "document": DOCUMENT_PROMPTS}
-        named = {role: role_prompt(model.encoder, None, names) for role, names in roles.items()}
+        named = dict(zip(("query", "document"), role_prompts(model.encoder), strict=True))
         self.embed = {role: embedder(model.encoder, precision, prompt=prompt) for role, prompt in named.items()}
         self.embed[""] = embedder(model.encoder, precision)
         self.model, self.model_prompts = model.encoder, None

@@ -107,10 +107,7 @@ class Retrieval(RowEvaluator):
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
         """Score an encoder, with the measures of each query."""
-        prompts = (
-            role_prompt(encoder, self.query_prompt, QUERY_PROMPTS),
-            role_prompt(encoder, self.document_prompt, DOCUMENT_PROMPTS),
-        )
+        prompts = role_prompts(encoder, self.query_prompt, self.document_prompt)
         return [score_rows(encoder, self._rows, self.measures, prompts, self.precision, skip_same_id=self.skip_same_id)]
 
     def describe(self) -> str:
@@ -124,6 +121,11 @@ def role_prompt(encoder: Any, wanted: str | None, known: Sequence[str]) -> str |
     """The name of the prompt for a role: the one that is asked for, or the model's own; None: its default prompt."""
     prompts: Mapping[str, str] = getattr(encoder, "prompts", None) or {}
     return wanted or next((name for name in known if prompts.get(name)), None)
+
+
+def role_prompts(encoder: Any, query: str | None = None, document: str | None = None) -> tuple[str | None, str | None]:
+    """The names of the prompts of queries and of documents."""
+    return role_prompt(encoder, query, QUERY_PROMPTS), role_prompt(encoder, document, DOCUMENT_PROMPTS)
 
 
 def score_rows(
@@ -246,10 +248,7 @@ class NanoBEIR(RowEvaluator):
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
         """Score an encoder, with the measures of each query of each set."""
-        prompts = (
-            role_prompt(encoder, self.query_prompt, QUERY_PROMPTS),
-            role_prompt(encoder, self.document_prompt, DOCUMENT_PROMPTS),
-        )
+        prompts = role_prompts(encoder, self.query_prompt, self.document_prompt)
         return [score_rows(encoder, rows, self.measures, prompts, self.precision) for rows in self._rows]
 
     def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:

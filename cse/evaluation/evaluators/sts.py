@@ -87,16 +87,7 @@ class STSEvaluator(RowEvaluator):
         check: bool = True,
         progress: bool = False,
     ) -> STSEvaluator:
-        """An evaluator on those of the tasks whose rows are found.
-
-        Args:
-            tasks: See the class for this and the next three.
-            data: A folder with their rows.
-            precision: fp32, bf16 or auto.
-            prompt: The name of the encoder's prompt.
-            check: Whether to refuse rows that are not the known sets.
-            progress: Whether to show a bar while texts are encoded.
-        """
+        """An evaluator on those of the tasks whose rows are found; `check` refuses rows that are not the known sets."""
         made = cls.__new__(cls)
         made.data, made.precision, made.prompt, made._progress, made.tasks = data, precision, prompt, progress, tasks
         made._found, made.missing = read_data(tasks, data, check=check)
@@ -220,15 +211,8 @@ def task_score(cosines: Mapping[str, Vector], golds: Mapping[str, Vector], name:
     sizes = {subset: len(gold) for subset, gold in golds.items()}
     subsets = {subset: correlation(cosines[subset], golds[subset], f"{name}, subset {subset}") for subset in golds}
     pooled, gold = np.concatenate(list(cosines.values())), np.concatenate(list(golds.values()))
-    return TaskScore(
-        all=correlation(pooled, gold, name),
-        mean=_mean(subsets, dict.fromkeys(subsets, 1)),
-        wmean=_mean(subsets, sizes),
-        subsets=subsets,
-        sizes=sizes,
-        cosine=pooled,
-        gold=gold,
-    )
+    means = _mean(subsets, dict.fromkeys(subsets, 1)), _mean(subsets, sizes)
+    return TaskScore(correlation(pooled, gold, name), *means, subsets, sizes, pooled, gold)
 
 
 def _mean(scores: Mapping[str, Correlation], weights: Mapping[str, int]) -> Correlation:

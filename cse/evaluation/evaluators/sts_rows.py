@@ -28,6 +28,7 @@ from cse.errors import UserError
 
 TASKS = Path(__file__).parents[1] / "tasks"
 HEADER = ["score", "sentence1", "sentence2"]
+OURS = {"columns": {"gold": 0, "first": 1, "second": 2}, "header": 1}  # the layout of our files
 _Row = tuple[str, str, str, str]  # gold, first, second, and file:line
 SHIPPED = Path(__file__).parents[1] / "data"
 POOLED = "pooled"  # the one subset of a source that does not say which rows belong to which
@@ -142,7 +143,7 @@ def read_tsv(task: Task, folder: Path) -> dict[str, Pairs]:
     """Subsets of a task in our layout: `folder/<TASK>/<subset>.tsv`; FileNotFoundError if a file is missing."""
     paths = {subset: folder / task.base / f"{subset}.tsv" for subset in task.counts}
     require(paths.values())
-    return {subset: _pairs(_tsv_rows(path)) for subset, path in paths.items()}
+    return {subset: _pairs(_column_rows(path, OURS)) for subset, path in paths.items()}
 
 
 def read_shipped(task: Task, path: Path) -> dict[str, Pairs]:
@@ -216,7 +217,7 @@ def make_pairs(gold: Iterable[Any], first: Iterable[str], second: Iterable[str],
 
 
 def _pairs(rows: Iterable[_Row]) -> Pairs:
-    scores, firsts, seconds, blank = list[float](), list[str](), list[str](), 0
+    kept, blank = list[tuple[float, str, str]](), 0
     for gold, first, second, where in rows:
         if not gold.strip():
             blank += 1
@@ -226,16 +227,9 @@ def _pairs(rows: Iterable[_Row]) -> Pairs:
         score = number_in(gold)
         if not math.isfinite(score):
             raise UserError(f"{where}: the gold score {gold[:40]!r} is not a number\nfix: {number_fix(gold)}")
-        scores.append(score)
-        firsts.append(first)
-        seconds.append(second)
-    return Pairs(tuple(firsts), tuple(seconds), np.array(scores, dtype=np.float64), blank)
-
-
-def _tsv_rows(path: Path) -> Iterator[_Row]:
-    for line, where in lines(path, skip=1):
-        gold, first, second = fields(line, 3, where)[:3]
-        yield gold, first, second, where
+        kept.append((score, first, second))
+    scores, firsts, seconds = zip(*kept, strict=True) if kept else ((), (), ())
+    return Pairs(firsts, seconds, np.array(scores, dtype=np.float64), blank)
 
 
 def _twin_rows(texts: Path, golds: Path) -> Iterator[_Row]:
@@ -355,10 +349,9 @@ def load(task: Task, data: str | None = None, *, check: bool = True, hub: bool =
             return _from_folder(task, folder, check)
         except FileNotFoundError as absent:
             looked.append(str(absent))
-    if not hub:
-        raise Missing("; ".join(looked))
     try:
-        return _from_hub(task, check)
+        if hub:
+            return _from_hub(task, check)
     except Missing as absent:
         looked.append(str(absent))
     raise Missing("; ".join(looked))
@@ -428,13 +421,6 @@ def _found(task: Task, subsets: Mapping[str, Pairs], origin: tuple[str, str, str
     kind, where, layout, text = origin
     if check:
         check_known(task, subsets, where)
-    source = Source(
-        kind=kind,
-        where=where,
-        layout=layout,
-        text=text_form(subsets, otherwise=text),
-        sha256=sha256(subsets),
-        blank=sum(p.blank for p in subsets.values()),
-        checked=check,
-    )
+    blank = sum(pairs.blank for pairs in subsets.values())
+    source = Source(kind, where, layout, text_form(subsets, otherwise=text), sha256(subsets), blank, check)
     return TaskData(task, subsets, source)

@@ -133,8 +133,8 @@ class Transfer(RowEvaluator):
         embed, found = embedder(encoder, self.precision, self._progress, self.prompt), []
         for rows in self._rows:
             start, scores = time.perf_counter(), score(rows, embed, self.folds).as_dict()
-            about = {**scores, "folds": self.folds, "where": rows.where, "seconds": time.perf_counter() - start}
-            about["seconds"] = round(about["seconds"], 2)
+            seconds = round(time.perf_counter() - start, 2)
+            about = {**scores, "folds": self.folds, "where": rows.where, "seconds": seconds}
             measures = {self.primary: Measure(scores["accuracy"], "", ())}
             found.append(EvalResult(rows.name, KIND, self.primary, measures, {}, "texts", "", rows.where, about))
         return found
