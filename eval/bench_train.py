@@ -27,27 +27,16 @@ BATCH, RATE = 64, 3e-5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What is trained.
-
-    Attributes:
-        backbone: The backbone.
-        corpus: The sentences.
-        steps: Optimizer steps, of which the first `WARMUP` do not count.
-        precision: The precision of the products.
-        length: The most tokens of a sentence.
-        batch: Sentences in a step, each of which is encoded twice.
-        chunk: Sentences that are encoded at once with gradient caching; None: all. In our trainer only.
-        compile: Whether layers are compiled; in our trainer only.
-    """
+    """What is trained."""
 
     backbone: str
-    corpus: str
-    steps: int
-    precision: str
-    length: int
-    batch: int = BATCH
-    chunk: int | None = None
-    compile: bool = False
+    corpus: str  # the sentences
+    steps: int  # optimizer steps, of which the first `WARMUP` do not count
+    precision: str  # the precision of the products
+    length: int  # the most tokens of a sentence
+    batch: int = BATCH  # sentences in a step, each of which is encoded twice
+    chunk: int | None = None  # sentences that are encoded at once with gradient caching; None: all. In our trainer only
+    compile: bool = False  # whether layers are compiled; in our trainer only
 
 
 def run(backbone: str, corpus: str, *, steps: int, rounds: int, precision: str, length: int) -> dict[str, Any]:

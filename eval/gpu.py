@@ -44,9 +44,6 @@ def check(
         steps: Optimizer steps of each measurement, of which the first `WARMUP` do not count.
         sizes: The sizes of the BERT.
         batches: Batch sizes, the second of which is that of all comparisons.
-
-    Raises:
-        UserError: Something of it could not be run; the file holds what could.
     """
     found: dict[str, Any] = {"device": _device(), "torch": torch.__version__, "failed": {}}
     found["tests"] = _tests()

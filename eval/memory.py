@@ -22,29 +22,8 @@ from cse.console import say
 from cse.files import read_json, write_json
 
 WORDS = [
-    "the",
-    "a",
-    "of",
-    "in",
-    "on",
-    "man",
-    "woman",
-    "dog",
-    "cat",
-    "child",
-    "plays",
-    "runs",
-    "sits",
-    "eats",
-    "reads",
-    "red",
-    "blue",
-    "old",
-    "small",
-    "big",
-    "near",
-    "park",
-    "road",
+    *("the", "a", "of", "in", "on", "man", "woman", "dog", "cat", "child", "plays", "runs", "sits", "eats", "reads"),
+    *("red", "blue", "old", "small", "big", "near", "park", "road"),
 ]
 WORDS += [
     f"{a}{b}" for a in ("sun", "rain", "snow", "wood", "stone", "hill") for b in ("light", "fall", "side", "work")
@@ -182,19 +161,12 @@ def _train(folder: Path, name: str, processes: int) -> dict[str, float]:
 
 
 class Watched(NamedTuple):
-    """What a run took.
+    """What a run took."""
 
-    Attributes:
-        seconds_to_first_step: Elapsed seconds since the start of the command; 0 if it does not train.
-        processor_to_first_step: Processor seconds until then, over all processes.
-        processor_after: Processor seconds from then to the end, over all processes.
-        peak_mb: The largest resident memory of a process that is not backed by a file (RssAnon).
-    """
-
-    seconds_to_first_step: float
-    processor_to_first_step: float
-    processor_after: float
-    peak_mb: float
+    seconds_to_first_step: float  # elapsed seconds since the start of the command; 0 if it does not train
+    processor_to_first_step: float  # processor seconds until then, over all processes
+    processor_after: float  # processor seconds from then to the end, over all processes
+    peak_mb: float  # the largest resident memory of a process that is not backed by a file (RssAnon)
 
 
 def watch(command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> Watched:

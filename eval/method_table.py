@@ -28,27 +28,16 @@ HEADINGS = ("method", "paper", "class", "recipe", "data", "forward passes per ro
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A recipe outside recipes/paper, or an objective that no recipe names.
+    """A recipe outside recipes/paper, or an objective that no recipe names."""
 
-    Attributes:
-        title: Its name.
-        paper: Its paper, with a link where it has an arXiv number.
-        classes: The class paths of its objective and of the terms of that.
-        recipe: The stem of the recipe's file; empty for an objective without one.
-        published: Number of its settings in recipes/paper.
-        rows: The rows that it takes, in words.
-        passes: Number of forward passes per row.
-        choose: When to choose it.
-    """
-
-    title: str
-    paper: str
-    classes: tuple[str, ...]
-    recipe: str = ""
-    published: int = 0
-    rows: str = ""
-    passes: str = ""
-    choose: str = ""
+    title: str  # its name
+    paper: str  # its paper, with a link where it has an arXiv number
+    classes: tuple[str, ...]  # the class paths of its objective and of the terms of that
+    recipe: str = ""  # the stem of the recipe's file; empty for an objective without one
+    published: int = 0  # number of its settings in recipes/paper
+    rows: str = ""  # the rows that it takes, in words
+    passes: str = ""  # number of forward passes per row
+    choose: str = ""  # when to choose it
 
 
 def methods() -> list[Method]:

@@ -107,9 +107,6 @@ def run(
 
     Returns:
         The summary, which is also written to RUNS/RECIPE/paper.json.
-
-    Raises:
-        UserError: A run failed, or an option is out of range.
     """
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}\nfix: give a number >= 1")

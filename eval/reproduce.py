@@ -42,9 +42,6 @@ def run(name: str, seeds: int, overrides: Sequence[str], tasks: str | None, runs
         tasks: The tasks to score it on; None: those of the band.
         runs: The folder of the runs.
         score: A function that scores a checkpoint into a results file.
-
-    Raises:
-        UserError: A run's folder holds another recipe, or training failed.
     """
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}\nfix: give a number >= 1")

@@ -235,11 +235,7 @@ def pages() -> list[Path]:
 
 
 def filled(text: str, page: str) -> str:
-    """The text of a page with up-to-date tables.
-
-    Raises:
-        UserError: The page names a table that does not exist, or does not end one.
-    """
+    """The text of a page with up-to-date tables."""
 
     def table(found: re.Match[str]) -> str:
         if found[2] not in TABLES:
