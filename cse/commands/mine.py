@@ -78,8 +78,8 @@ def _run(a: argparse.Namespace) -> int:
     from cse.console import say
     from cse.files import require_name
     from cse.inference.shards import chosen
-    from cse.mining.bands import Bands
     from cse.mining.command import Source, mine_file
+    from cse.mining.miners import Bands
     from cse.mining.reranker import Reranker
 
     data = Source(a.rows, a.columns, a.limit)

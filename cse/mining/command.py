@@ -29,10 +29,9 @@ from cse.environment import versions
 from cse.errors import UserError
 from cse.files import DAMAGED, check_writable, name_of, read_shaped, sha256_file, write_json
 from cse.inference.shards import Shard, claim, identity, require_pieces
-from cse.mining.bands import Bands, Beside, check_bands, dealt, set_up
 from cse.mining.corpus import Corpus
 from cse.mining.given import Vectors, given_vectors, require_vectors
-from cse.mining.miners import CHUNK, Miner, TeacherRule, TopK
+from cse.mining.miners import CHUNK, Bands, Beside, Miner, TeacherRule, TopK, check_bands, dealt, set_up
 from cse.mining.miners import mine as search_block
 from cse.mining.reranker import Reranker
 
@@ -129,7 +128,7 @@ def mine(
         judge: A teacher that drops false negatives.
         reranker: A cross-encoder that drops false negatives; see `cse.mining.reranker`.
         scores: Also write the scores of the reranker.
-        bands: Positives and easy negatives to choose by rank as well; see `cse.mining.bands.Bands`.
+        bands: Positives and easy negatives to choose by rank as well; see `cse.mining.miners.Bands`.
         device: See `cse.encoder.device`.
         precision: See `Encoder.encode`.
         prompt: Prompt of the model before anchors. None: its default prompt.

@@ -8,8 +8,8 @@ import pytest
 import cse
 from cse import cli
 from cse.encoder.model import Encoder
-from cse.mining.bands import Bands, dealt
 from cse.mining.given import Vectors
+from cse.mining.miners import Bands, dealt
 from tests.mining.conftest import ROWS
 from tests.mining.helpers import mined
 
