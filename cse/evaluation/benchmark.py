@@ -32,9 +32,9 @@ from cse.evaluation import results, scoring, speed
 from cse.evaluation.encoding import Embed, embedder
 from cse.evaluation.loading import load_model
 from cse.evaluation.reports.table import AVERAGE, Table, make_console, title
-from cse.evaluation.results import has_scores, is_of_run
+from cse.evaluation.results import Scored, has_scores, is_of_run, scores_of
 from cse.evaluation.scoring import Wanted
-from cse.evaluation.speed import Change, Speed
+from cse.evaluation.speed import Change
 from cse.files import DAMAGED, check_writable, name_of, read_json
 from cse.inference.quantize import FILE as RANGES
 from cse.inference.quantize import Calibration, Kind, quantize
@@ -146,7 +146,7 @@ def bench_model(
         cuts: dict[str, Any] = {"dimensions": widths or None, "quantize": codes, "calibration": ranges}
         scored = scoring.evaluate(name, tasks, **options, **cuts)
         _require_scores(scored.results)
-        rows = _reduced(scored.results, widths, dim, whole.folder)
+        rows = _reduced(scored, widths, dim, whole.folder)
         encoders = {FULL: encode}
         for number, variant in enumerate(others, start=1):
             advance(number, variant.name)
@@ -162,7 +162,7 @@ def bench_model(
         {"texts": {"from": origin, "n": len(timed)}, "seconds": seconds, **speed.conditions(whole.encoder)},
         None if ranges is None else {"from": ranges_of, "n": ranges.texts},
     )
-    found = Benchmark([_with_speed(row, times.get(row.name)) for row in rows], about)
+    found = Benchmark([replace(row, **asdict(times[row.name])) if row.name in times else row for row in rows], about)
     if target is not None:
         results.write(found.as_dict(), target)
     return found
@@ -180,7 +180,7 @@ def _row(variant: Variant, made: Path, tasks: Wanted, options: dict[str, Any]) -
         size = 4 * int(encode(["a"]).shape[1])
     except UserError as error:
         return Measured(variant.name, note=str(error).splitlines()[0]), None
-    return _measured(variant.name, scored.results, made, size, note), encode
+    return _measured(variant.name, scored, made, size, note), encode
 
 
 def _check_variants(variants: Sequence[str]) -> None:
@@ -245,60 +245,43 @@ def _of_kind(kind: str) -> str:
     return f"{kind} vectors"
 
 
-def _reduced(scored: Mapping[str, Any], widths: Sequence[int], dim: int, folder: Path) -> list[Measured]:
+def _reduced(scored: Scored, widths: Sequence[int], dim: int, folder: Path) -> list[Measured]:
     """The rows of a checkpoint and of what is made of its vectors, of which a whole one has `dim` numbers."""
     whole = _measured(FULL, scored, folder, 4 * dim)
-    cuts = {e["width"]: e for e in scored.get("dimensions", [])}
+    cuts = {e["width"]: e for e in scored.results.get("dimensions", [])}
     entries = [(_of_width(width), 4 * width, cuts[width]) for width in widths]
-    codes = [e for e in scored.get("quantized", []) if e["kind"] != "float32"]
+    codes = [e for e in scored.results.get("quantized", []) if e["kind"] != "float32"]
     entries += [(_of_kind(e["kind"]), e["bytes"], e) for e in codes]
     return [whole] + [
-        replace(
-            whole,
-            name=name,
-            scores=_scores(e),
-            average=e["average"],
-            megabytes_per_million=size,
-            note=e.get("undefined", ""),
-        )
+        Measured(name, scores_of(e), e["average"], whole.megabytes, size, note=e.get("undefined", ""))
         for name, size, e in entries
     ]
 
 
-def _measured(name: str, scored: Mapping[str, Any], folder: Path, size: int, note: str = "") -> Measured:
+def _measured(name: str, scored: Scored, folder: Path, size: int, note: str = "") -> Measured:
     """The row of a model that was scored; `size` is the bytes of a vector, so the MB of a million of them."""
-    tasks = {task: about["value"] for task, about in scored["tasks"].items()}
-    accuracies = {task: about["accuracy"] for task, about in scored.get("transfer", {}).items()}
-    average = scored["average"]["value"] if tasks else None
-    return Measured(name, tasks | accuracies, average, megabytes(folder), size, note=note)
+    average = scored.results["average"]["value"] if scored.results["tasks"] else None
+    return Measured(name, scored.scores, average, megabytes(folder), size, note=note)
 
 
-def _scores(entry: Mapping[str, Any]) -> dict[str, float]:
-    return {**entry["tasks"], **entry.get("transfer", {})}
+def _missing(scored: Mapping[str, Any]) -> dict[str, str]:
+    """Why tasks have no score, by task."""
+    return {**scored["missing"], **scored.get("transfer_average", {}).get("missing", {})}
 
 
 def _require_scores(scored: Mapping[str, Any]) -> None:
     """Refuse results of which no task has a score."""
     if not has_scores(scored):
-        missing = {**scored["missing"], **scored.get("transfer_average", {}).get("missing", {})}
-        task, why = next(iter(missing.items()))
+        task, why = next(iter(_missing(scored).items()))
         raise UserError(f"--tasks: {task} cannot be scored: {why[:200]}\nfix: give its rows (--data), or other tasks")
-
-
-def _with_speed(of: Measured, speed: Speed | None) -> Measured:
-    """A row with its speed; None for a variant that does not exist."""
-    if speed is None:
-        return of
-    return replace(of, sentences_per_s=speed.sentences_per_s, times_as_fast=speed.times_as_fast)
 
 
 def _describe(scored: Mapping[str, Any], speed: Mapping[str, Any], ranges: Mapping[str, Any] | None) -> dict[str, Any]:
     """All of bench-model.json but the rows, from the results of the whole model and two entries."""
     metrics = {task: entry["metric"] for task, entry in scored["tasks"].items()}
     metrics |= dict.fromkeys(scored.get("transfer", {}), "accuracy")
-    missing = {**scored["missing"], **scored.get("transfer_average", {}).get("missing", {})}
     kept = {name: scored[name] for name in ("model", "precision", "versions", "created")}
-    return {"schema": SCHEMA, "metrics": metrics, "missing": missing, "speed": speed, "ranges": ranges, **kept}
+    return {"schema": SCHEMA, "metrics": metrics, "missing": _missing(scored), "speed": speed, "ranges": ranges, **kept}
 
 
 def table(found: Mapping[str, Any]) -> Table:

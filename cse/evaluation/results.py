@@ -128,13 +128,12 @@ class Scored:
     @property
     def by_width(self) -> dict[int, dict[str, float]]:
         """`scores` of the first dimensions of the vectors, by their number, if widths were asked for."""
-        entries = self.results.get("dimensions", [])
-        return {int(e["width"]): {**e["tasks"], **e.get("transfer", {})} for e in entries}
+        return {int(e["width"]): scores_of(e) for e in self.results.get("dimensions", [])}
 
     @property
     def by_kind(self) -> dict[str, dict[str, float]]:
         """`scores` of quantized vectors by kind, and of whole ones as `float32`, if kinds were asked for."""
-        return {str(e["kind"]): {**e["tasks"], **e.get("transfer", {})} for e in self.results.get("quantized", [])}
+        return {str(e["kind"]): scores_of(e) for e in self.results.get("quantized", [])}
 
     @property
     def cosine(self) -> dict[str, Vector]:
@@ -202,6 +201,11 @@ def write(
         write_text(out, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     except OSError as error:
         raise UserError(f"{option} {out} cannot be written: {error.strerror}\nfix: give another path") from None
+
+
+def scores_of(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The scores of reduced vectors by task, from their entry."""
+    return {**entry["tasks"], **(entry.get("transfer") or {})}
 
 
 def has_scores(found: Mapping[str, Any]) -> bool:

@@ -9,8 +9,6 @@ from html import escape
 
 COLORS = 8  # classes c0..c7 of the style sheet
 ON_PAPER = ("#2f6fde", "#d4552b", "#2b8a4b", "#8a4fc8", "#b8860b", "#c23b76", "#138a8f", "#6b7280")
-
-
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
 
 

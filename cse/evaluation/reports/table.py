@@ -13,6 +13,7 @@ from rich.table import Table as RichTable
 from cse.console import inline
 from cse.evaluation.reports.collect import Entry, by_recipe, spread
 from cse.evaluation.reports.svg import Series
+from cse.evaluation.results import scores_of
 
 MIXED, AVERAGE = "scores × 100", "average"
 WIDTHS, CODES = "dimensions", "quantized"
@@ -192,9 +193,9 @@ def reduced(results: Mapping[str, Any], key: str) -> Table | None:
 
 def _columns(entries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[float | None]]]:
     """The names of the scores of reduced vectors (tasks, then the average if there are several), and their rows."""
-    tasks = list(dict.fromkeys(name for e in entries for name in (*e["tasks"], *(e.get("transfer") or {}))))
+    known = [{**scores_of(e), AVERAGE: e["average"]} for e in entries]
+    tasks = list(dict.fromkeys(name for e in entries for name in scores_of(e)))
     averaged = len(tasks) > 1 and any(e["average"] is not None for e in entries)
-    known = [{**e["tasks"], **(e.get("transfer") or {}), AVERAGE: e["average"]} for e in entries]
     columns = [*tasks, *([AVERAGE] if averaged else [])]
     return columns, [[each.get(name) for name in columns] for each in known]
 
