@@ -22,11 +22,11 @@ hidden units, so its scores are not comparable with them.
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ class Transfer(RowEvaluator):
         return found
 
 
-@functools.cache
+@cache
 def specs(group: str = KIND) -> Mapping[str, Mapping[str, Any]]:
     """The content of `tasks/transfer.yaml` or `tasks/discoeval.yaml`, by task, in the order of papers."""
     found: dict[str, Mapping[str, Any]] = yaml.safe_load((TASKS / f"{group}.yaml").read_text(encoding="utf-8"))
@@ -167,14 +167,14 @@ def score(data: Labeled, embed: Embed, folds: int = FOLDS) -> Accuracy:
     if spec := specs("discoeval").get(data.name):
         parts = {name: features(rows, spec["features"], embed) for name, rows in data.splits.items()}
         grid = GRID if spec["regularized"] else [UNREGULARIZED]
-        own = functools.partial(_dev, fit_softmax, parts["train"], parts["dev"])
+        own = partial(_dev, fit_softmax, parts["train"], parts["dev"])
         return _chosen(parts["train"], parts["test"], own, grid=grid, fit=fit_softmax)
     pairs = specs()[data.name].get("pairs", False)
     parts = {name: features(_ordered(rows), "pair" if pairs else "joined", embed) for name, rows in data.splits.items()}
     if data.protocol == "folds":
         return _nested(*parts["all"], folds)
     if data.protocol == "split":
-        own = functools.partial(_dev, fit_logistic, parts["train"], parts["dev"])
+        own = partial(_dev, fit_logistic, parts["train"], parts["dev"])
         return _chosen(parts["train"], parts["test"], own)
     return _chosen(parts["train"], parts["test"], _inner(*parts["train"], folds), f1=pairs)
 
@@ -280,12 +280,8 @@ def _tsv(name: str, root: Path) -> Found:
     spec = specs()[name]
     paths = {s: root / (f"{name}.tsv" if s == "all" else f"{name}_{s}.tsv") for s in spec["counts"]}
     require(paths.values())
-    width = 3 if spec.get("pairs") else 2
-    found = {}
-    for split, path in paths.items():
-        cells = (fields(line, width, where) for line, where in lines(path, skip=1, header=None))
-        found[split] = [Row(c[0], tuple(c[1:width])) for c in cells]
-    return found, root
+    texts = (1, 2) if spec.get("pairs") else (1,)
+    return {split: list(_columns(path, 0, texts, skip=1)) for split, path in paths.items()}, root
 
 
 def _senteval(name: str, root: Path) -> Found:
@@ -301,26 +297,23 @@ def _senteval(name: str, root: Path) -> Found:
 def _discoeval(name: str, root: Path) -> Found:
     spec, place = specs("discoeval")[name], root / specs("discoeval")[name]["folder"]
     require(place / file for file in SPLITS.values())
-    return {split: list(_in_order(spec, place / file)) for split, file in SPLITS.items()}, place
+    read = _in_order if spec["features"] == "order" else partial(_columns, label=0, texts=range(1, 1 + spec["texts"]))
+    return {split: list(read(place / file)) for split, file in SPLITS.items()}, place
 
 
-def _in_order(spec: Mapping[str, Any], path: Path) -> Iterator[Row]:
-    """The rows of a file: a label and texts, but for BSO two texts in their order, which give a row for each order."""
+def _columns(path: Path, label: int, texts: Sequence[int], skip: int = 0) -> Iterator[Row]:
+    """The rows of a file with tab-separated columns, below `skip` lines."""
+    for line, where in lines(path, skip=skip, header=None):
+        cells = fields(line, 1 + max(label, *texts), where)
+        yield Row(cells[label].strip(), tuple(cells[column] for column in texts))
+
+
+def _in_order(path: Path) -> Iterator[Row]:
+    """BSO: two texts in their order, which give a row for each order."""
     for line, where in lines(path):
-        if spec["features"] == "order":
-            first, second = fields(line, 2, where)[:2]
-            yield Row("1", (first, second))
-            yield Row("0", (second, first))
-        else:
-            cells = fields(line, 1 + spec["texts"], where)
-            yield Row(cells[0].strip(), tuple(cells[1 : 1 + spec["texts"]]))
-
-
-def _lines(path: Path) -> Iterator[Row]:
-    """SST2: sentence, label."""
-    for line, where in lines(path):
-        sentence, label = fields(line, 2, where)[:2]
-        yield Row(label.strip(), (sentence,))
+        first, second = fields(line, 2, where)[:2]
+        yield Row("1", (first, second))
+        yield Row("0", (second, first))
 
 
 def _coded(path: Path) -> Iterator[Row]:
@@ -335,11 +328,8 @@ def _coded(path: Path) -> Iterator[Row]:
         yield Row(code.split(":")[0], (question,))
 
 
-def _columns(path: Path) -> Iterator[Row]:
-    """MRPC: label, two ids, two sentences, under a header."""
-    for line, where in lines(path, skip=1, header=None):
-        cells = fields(line, 5, where)
-        yield Row(cells[0].strip(), (cells[3], cells[4]))
-
-
-_READERS = {"lines": _lines, "coded": _coded, "columns": _columns}
+_READERS = {  # SST2 has a label behind its sentence; MRPC a label, two ids and two sentences under a header
+    "lines": partial(_columns, label=1, texts=(0,)),
+    "coded": _coded,
+    "columns": partial(_columns, label=0, texts=(3, 4), skip=1),
+}
