@@ -188,27 +188,16 @@ def mine_file(
     """Mine negatives for every row of `data`, and write the rows with their negatives.
 
     Inside `cse.distributed.together()`, each process encodes and searches its share, and the first one writes the file
-    that a single process would write.
+    that a single process would write; see `mine` for the arguments. Rows of one column are texts that are their own
+    positives; negatives that rows have stay, and are followed by the mined ones. A reranker reads the first 50
+    candidates (or k) that are left, and its scores are positive_score, negative_1_score and so on.
 
-    Args:
-        model: The encoder whose vectors the miner compares, or a file of vectors, for rows of one text.
-        data: The rows. One column: texts that are their own positives. Two: anchors and positives. More: negatives,
-            which stay and are followed by the mined ones.
-        out: A .parquet or .jsonl file with columns anchor, positive, negative_1 and so on; null if a row has fewer
-            negatives. The manifest, a .json file of the same name, is written beside it. With shards, a folder of
-            .parquet files, which have, one after another, the rows of the one file that would be written without them.
-        miner: See `mine`, also for the others.
-        k: See `miner`.
-        pool: Texts that may become negatives. None: the texts of the data, except anchors with a positive of their own.
-        judge: See `miner`.
-        reranker: It reads the first 50 candidates (or k) that are left.
-        scores: Whether to write its scores, as positive_score, negative_1_score and so on.
-        bands: See `miner`.
-        device: See `miner`.
-        shards: The shards of the rows to mine for. Those that exist are left as they are. None of them: all rows.
+    Without shards, `out` is a .parquet or .jsonl file with columns anchor, positive, negative_1 and so on, null if a
+    row has fewer negatives. With shards it is a folder of .parquet files, which have, one after another, the rows of
+    that file; those that exist are left as they are.
 
     Returns:
-        The manifest; of several shards the last one's, with the counts of all.
+        The manifest, which is written beside the file; of several shards the last one's, with the counts of all.
     """
     from cse.encoder.device import choose
 
@@ -449,14 +438,9 @@ def write_shards(
 ) -> dict[str, Any]:
     """Write those of these shards that do not exist, one after another; all processes of a group call it together.
 
-    Args:
-        folder: The folder to write to.
-        shards: The shards.
-        rows: Number of rows of all shards.
-        block: Number of rows that are searched at once. A shard has whole blocks, so that the search of a row is the
-            same whatever the number of shards.
-        made_from: Everything that the shards depend on; a folder with something else is refused.
-        write: A function of a file and a range of rows, which writes the file and its manifest, and returns the latter.
+    A shard has whole blocks of rows, which are searched at once, so that the search of a row is the same whatever the
+    number of shards. A folder whose shards depend on something else than `made_from` is refused. `write` is a function
+    of a file and a range of rows, which writes the file and its manifest, and returns the latter.
 
     Returns:
         The manifest of the last shard, with the counts of all of these shards.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -85,18 +84,8 @@ def search(
     overrides = [*model, *overrides]
     options = [f"--data.path={data}", *evaluator, *overrides]
     found, left_out = load(names, data, options)
-    first = found[0].config.seed
-    state = State(
-        data=data,
-        dev=dev,
-        dev_data=dev_data,
-        test=test,
-        budget=budget,
-        trials=trials,
-        seeds=list(range(first, first + seeds)),
-        overrides=list(overrides),
-        left_out=left_out,
-    )
+    of_runs = [found[0].config.seed + i for i in range(seeds)]
+    state = State(data, dev, dev_data, test, budget, trials, of_runs, overrides, left_out=left_out)
     with tempfile.TemporaryDirectory() as scratch:
         for recipe in found:
             try:
@@ -128,16 +117,17 @@ def resume(folder: Path) -> Search:
     """
     state = State.read(folder)
     _header(state, folder)
-    with _locked(folder), Interrupt() as interrupt:
-        try:
+    try:
+        with FileLock(folder / ".lock", timeout=0), Interrupt() as interrupt:
             for contender in state.contenders:
                 Runner(state, contender, folder, interrupt).run()
-            table, verdict, recipe = conclude(state, folder, interrupt)
-        except Stopped:
-            say("stopped", "everything is saved")
-            say("next", f"cse search --resume {folder}")
-            return Search(folder, interrupted=True)
-    return Search(folder, table, verdict, recipe)
+            return Search(folder, *conclude(state, folder, interrupt))
+    except Timeout:
+        raise UserError(f"search {folder} is being run by another process\nfix: wait for it, or stop it") from None
+    except Stopped:
+        say("stopped", "everything is saved")
+        say("next", f"cse search --resume {folder}")
+        return Search(folder, interrupted=True)
 
 
 def _require(budget: str, trials: int, seeds: int) -> None:
@@ -184,19 +174,6 @@ def _divide(state: State) -> None:
     steps = divide(Budget.parse(state.budget), costs, state.trials + len(state.seeds))
     for contender in state.contenders:
         contender.steps = steps[contender.name]
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"search {folder} is being run by another process\nfix: wait for it, or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _header(state: State, folder: Path) -> None:
