@@ -56,12 +56,9 @@ def declare(
 ) -> None:
     """Declare the parameters of a function as arguments and options, with its defaults and the help of its docstring.
 
-    Args:
-        parser: The command's parser.
-        verb: The function, `module:name`. Its module is read, not imported.
-        names: What parameters are called on the command line, if it is not their own name: `{"kind": "--class"}`.
-        omit: Parameters that the command line does not have.
-        commas: Sequences that are one word, separated by commas.
+    The module of a function `module:name` is read, not imported. `names` has what parameters are called on the command
+    line, if it is not their own name: `{"kind": "--class"}`; `omit` those that it does not have; and `commas` sequences
+    that are one word, separated by commas.
     """
     wanted = [parameter for parameter in parameters(verb) if parameter.name not in omit]
     flags = {p.name: p.name if p.positional and p.name != "out" else f"--{p.name.replace('_', '-')}" for p in wanted}
@@ -224,11 +221,7 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
 def two_texts(a: str, b: str, column: str, *, by_line: bool) -> tuple[bool, list[list[str]]]:
     """The texts of two arguments, each a text or a file of texts.
 
-    Args:
-        a: The first argument.
-        b: The second one.
-        column: The column of a table that holds the texts.
-        by_line: Whether two files are compared line by line, and must have as many.
+    With `by_line`, two files are compared line by line, and must have as many.
 
     Returns:
         Whether the arguments are files, and the texts of each.

@@ -53,11 +53,8 @@ class Model:
 def load_model(name: str, *, prompt: str | None = None, use_prompts: bool = False, device: Device = "auto") -> Model:
     """Load a checkpoint to score.
 
-    Args:
-        name: A folder (also one that `cse export` wrote), `asset:NAME` or a Hub id.
-        prompt: The name of the prompt that is put before every text. None: the model's default prompt, if it has one.
-        device: The device to run on; see `cse.encoder.device`. An export runs on the CPU.
-        use_prompts: Whether the caller chooses a prompt for each call, as mteb does with sentence-transformers.
+    Without `prompt`, the default prompt of the model is put before every text. `use_prompts` says that the caller
+    chooses a prompt for each call, as mteb does with sentence-transformers. An export runs on the CPU.
 
     Raises:
         UserError: The checkpoint cannot be loaded, or does not have the prompt.

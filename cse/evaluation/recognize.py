@@ -64,9 +64,7 @@ class Recognized:
 def recognize(path: str, kind: str | None = None) -> Recognized | None:
     """The evaluator for what a path holds; None for a folder of STS and transfer tasks, which have names.
 
-    Args:
-        path: A file of rows with a header, or a folder; a Hub id if the kind is given.
-        kind: A key of `CLASSES`, or `sts`. None: the kind that fits.
+    A path is a file of rows with a header, or a folder; or a Hub id if the kind is given, a key of `CLASSES` or `sts`.
     """
     place = Path(path).expanduser()
     if kind == STS or (kind is None and place.is_dir() and not (is_beir(place) or is_nano(place))):

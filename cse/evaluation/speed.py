@@ -57,12 +57,8 @@ def measure(
 ) -> dict[str, Speed]:
     """Time encoders in rounds, each beginning with another one.
 
-    Args:
-        encoders: The encoders by name; the others are compared with the first one.
-        changes: Changes of the vectors of the first encoder, by name, whose time is added to that of encoding.
-        texts: The texts that are encoded.
-        seconds: The least time that each encoder encodes, in all rounds together; 0: the texts once in each round.
-        clock: The clock.
+    Encoders are compared with the first one. `changes` are of its vectors, and their time is added to that of encoding.
+    Each encoder encodes for `seconds` or longer, in all rounds together; 0: the texts once in each round.
     """
     first, *_ = names = list(encoders)
     some, each = list(texts), seconds / ROUNDS

@@ -179,11 +179,7 @@ def _entropy(drawn: Samples) -> Vector:
 def bootstrap(statistic: str, models: Models, name: str, resamples: int = RESAMPLES) -> Samples:
     """A statistic of several models on the same resamples of a task's units, times 100.
 
-    Args:
-        statistic: Its name in `cse.evaluation.statistic.STATISTICS`.
-        models: The arrays (n,) of each of k models.
-        name: Name of the task, which fixes its random draws: any two models are compared on the same ones.
-        resamples: Number of resamples.
+    The name of the task fixes its random draws: any two models are compared on the same ones.
 
     Returns:
         (k, resamples); nan where the statistic is undefined, as a correlation is if all values are equal.

@@ -31,11 +31,8 @@ STEPS = 4  # that are timed; the first is left out, since libraries prepare them
 def load(names: Sequence[str], data: str, overrides: Sequence[str]) -> tuple[list[Recipe], dict[str, str]]:
     """The recipes to search.
 
-    Args:
-        names: Their names or paths. None: the recipes of the package, those in paper/ aside, that have an evaluator
-            and read columns that the data have.
-        data: The training data.
-        overrides: Options for all of them.
+    Without `names`, they are the recipes of the package, those in paper/ aside, that have an evaluator and read columns
+    that the data have.
 
     Returns:
         The recipes, and why others do not fit, if no names were given.

@@ -57,10 +57,6 @@ def conclude(state: State, folder: Path, interrupt: Interrupt) -> tuple[list[Lin
 
     Returns:
         The table of the dev tasks, the verdict, and the path of best.yaml.
-
-    Raises:
-        Stopped: Ctrl-C was pressed; what was scored is kept.
-        FloatingPointError: No method has a finite loss.
     """
     kept = [contender for contender in state.contenders if not contender.failed]
     for contender in state.contenders:
@@ -161,12 +157,9 @@ def lines(finals: Sequence[Entry], untrained: Mapping[str, Entry], best: str | N
     """Every method beside its untrained encoder and the best, from high to low.
 
     The differences are paired: on the same resamples of the pairs, and of the seeds. p-values are adjusted by Holm's
-    method over the comparisons with one baseline.
-
-    Args:
-        finals: The scored final checkpoints of all methods; `recipe` is the name of the method.
-        untrained: The scored untrained encoder of each method. Methods that begin with the same vectors share one.
-        best: The name that the others are compared with; None: the one with the highest mean.
+    method over the comparisons with one baseline. `finals` are the scored final checkpoints of all methods, and
+    `untrained` the encoder that each method began with; methods that begin with the same vectors share one. Without
+    `best`, it is the method with the highest mean.
     """
     groups = _groups(untrained)
     bare = [Entry(name, name, None, e.results, e.scored, e.run) for name, (e, _) in groups.items()]

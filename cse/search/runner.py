@@ -165,13 +165,7 @@ def propose(trials: Sequence[Trial], start: Mapping[str, float], *address: objec
 
 
 class AsksTrial(Callback):
-    """Reports the dev scores of a trial, and ends the run if the trial is worse than the median of those before it.
-
-    Args:
-        trials: The trials that have ended.
-        start: The recipe's own setting.
-        params: The setting of this trial.
-    """
+    """Reports the dev scores of a trial, and ends the run if the trial is worse than the median of those before it."""
 
     def __init__(self, trials: Sequence[Trial], start: Mapping[str, float], params: Mapping[str, float]) -> None:
         self.pruned = False

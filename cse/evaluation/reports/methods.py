@@ -84,11 +84,8 @@ def methods(entries: Sequence[Entry], baseline: str, resamples: int | None = Non
 def summarize(rows: Sequence[Method], note: str = "") -> dict[str, Any]:
     """A table of methods as JSON: what `cse eval report --json` writes and `eval/results` keeps.
 
-    The baseline comes first, then the others from best to worst.
-
-    Args:
-        rows: Methods, the baseline first.
-        note: The conditions that the results do not hold, in a sentence or two.
+    The baseline comes first, as among the rows, then the others from best to worst. `note` has the conditions that the
+    results do not hold, in a sentence or two.
 
     Returns:
         `methods` has one entry per method: its number of seeds (0 for a checkpoint without one), mean and standard
