@@ -83,14 +83,14 @@ def test_a_model_by_distance_is_mined_by_cosine_and_it_is_said(checkpoint, rows,
 
 def test_the_search_is_on_the_device_that_is_wanted(tmp_path, monkeypatch):
     from cse.encoder.device import ACCELERATORS
-    from cse.mining import approximate, miners
+    from cse.mining import miners, neighbors
 
     file = write_texts(tmp_path, 12)
     np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32))
-    wanted, search = [], approximate.Exact
+    wanted, search = [], neighbors.Exact
     monkeypatch.setitem(ACCELERATORS, "cuda", lambda: True)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr(approximate, "Exact", lambda pool, device: wanted.append(device) or search(pool))
+    monkeypatch.setattr(neighbors, "Exact", lambda pool, device: wanted.append(device) or search(pool))
     given = ["--vectors", str(tmp_path / "v.npy"), "--data", str(file), "--ranks", "1", "3", "--easy", "1"]
     for device in ("auto", "cpu"):
         mined(*given, "--device", device, "--out", str(tmp_path / f"{device}.jsonl"))

@@ -11,7 +11,7 @@ from cse.data.datasets import Triplets
 from cse.encoder.vectors import unit
 from cse.errors import UserError
 from cse.inference.shards import Shard, claim
-from cse.mining import approximate
+from cse.mining import neighbors
 from cse.mining.neighbors import Exact, Faiss, open_pool
 from tests.mining.helpers import mined
 
@@ -161,7 +161,7 @@ def test_a_compressed_index_names_candidates_and_exact_cosines_order_them(pool, 
     want = slow(pool, anchors, 10, NONE)
     recall = {}
     for wider in (1, 4):
-        monkeypatch.setattr(approximate, "WIDER", wider)
+        monkeypatch.setattr(neighbors, "WIDER", wider)
         rows, cosine = Faiss(pool, "IVF4,PQ4x4;nprobe=4", 200).search(anchors, 10, NONE)
         recall[wider] = np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows.tolist(), want.tolist(), strict=True)])
         assert (np.diff(cosine, axis=1) <= 0).all()
@@ -202,9 +202,9 @@ def test_indexes_are_made_once_and_a_killed_job_continues(pool, monkeypatch):
 def test_auto_searches_as_many_cells_as_find_enough(pool, monkeypatch, capsys):
     assert isinstance(open_pool(pool, "auto"), Exact)
     monkeypatch.setattr("cse.mining.neighbors.SMALL", 100)
-    monkeypatch.setattr(approximate, "ROWS_OF_A_CELL", 8)
-    monkeypatch.setattr(approximate, "PROBES", (1, 2, 4, 8, 16))
-    monkeypatch.setattr(approximate, "MANY", 100)  # cells of two levels
+    monkeypatch.setattr(neighbors, "ROWS_OF_A_CELL", 8)
+    monkeypatch.setattr(neighbors, "PROBES", (1, 2, 4, 8, 16))
+    monkeypatch.setattr(neighbors, "MANY", 100)  # cells of two levels
     near = open_pool(pool, "auto", part=200)
     assert near.indexes[0].ntotal == 900
     ivf = near._faiss.extract_index_ivf(near.indexes[0])
