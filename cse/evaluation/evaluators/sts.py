@@ -211,8 +211,8 @@ def task_score(cosines: Mapping[str, Vector], golds: Mapping[str, Vector], name:
     sizes = {subset: len(gold) for subset, gold in golds.items()}
     subsets = {subset: correlation(cosines[subset], golds[subset], f"{name}, subset {subset}") for subset in golds}
     pooled, gold = np.concatenate(list(cosines.values())), np.concatenate(list(golds.values()))
-    means = _mean(subsets, dict.fromkeys(subsets, 1)), _mean(subsets, sizes)
-    return TaskScore(correlation(pooled, gold, name), *means, subsets, sizes, pooled, gold)
+    mean, wmean = _mean(subsets, dict.fromkeys(subsets, 1)), _mean(subsets, sizes)
+    return TaskScore(correlation(pooled, gold, name), mean, wmean, subsets, sizes, pooled, gold)
 
 
 def _mean(scores: Mapping[str, Correlation], weights: Mapping[str, int]) -> Correlation:
