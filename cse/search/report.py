@@ -16,8 +16,8 @@ from cse.console import Interrupt, say
 from cse.evaluation import results
 from cse.evaluation.comparison import NO_DIFFERENCE
 from cse.evaluation.recognize import own_rows
-from cse.evaluation.reports.collect import Entry
-from cse.evaluation.reports.methods import Method, grouped, mean_of, methods
+from cse.evaluation.reports.collect import Entry, by_recipe, plus_minus
+from cse.evaluation.reports.methods import Method, mean_of, methods
 from cse.evaluation.reports.table import Table
 from cse.evaluation.results import Scored
 from cse.evaluation.scoring import evaluate
@@ -163,7 +163,7 @@ def lines(finals: Sequence[Entry], untrained: Mapping[str, Entry], best: str | N
     """
     groups = _groups(untrained)
     bare = [Entry(name, name, None, e.results, e.scored, e.run) for name, (e, _) in groups.items()]
-    by_name = grouped([*finals, *bare])
+    by_name = by_recipe([*finals, *bare])
     means = {name: mean_of(entries) for name, entries in by_name.items()}
     best = best or max(means, key=lambda name: means[name])
     to_best = {m.name: m for m in methods([*finals, *bare], best) if m.name != best}
@@ -203,10 +203,9 @@ def markdown(
     rows = []
     for line in table:
         values = [f"{settings[line.name][n]:.3g}" if n in settings.get(line.name, {}) else "" for n in tuned]
-        score = f"{line.mean:.2f}" if line.sd is None else f"{line.mean:.2f} ± {line.sd:.2f}"
         compared = [c for m in (line.to_untrained, line.to_best) for c in ((m.shown, m.verdict) if m else ("", ""))]
         cost = f"{costs[line.name]:.3g}" if line.name in costs else ""
-        rows.append([line.name, *values, str(line.seeds or "-"), score, *compared, cost])
+        rows.append([line.name, *values, str(line.seeds or "-"), plus_minus(line.mean, line.sd), *compared, cost])
     return Table([*heads, "minus best (95 %)", "", "s a step"], rows, ("method", "")).markdown()
 
 

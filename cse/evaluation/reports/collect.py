@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,20 +100,17 @@ def speed(entries: Sequence[Entry]) -> float | None:
     return statistics.median(fastest) if fastest else None
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds."""
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+def plus_minus(mean: float, sd: float | None) -> str:
+    """A mean and the standard deviation over seeds; None for one seed."""
+    return f"{mean:.2f}" if sd is None else f"{mean:.2f} ± {sd:.2f}"
 
 
-def by_recipe(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """The runs of each recipe that has several seeds."""
+def by_recipe(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """The entries of each recipe."""
     found: dict[str, list[Entry]] = {}
     for entry in entries:
-        if entry.seed is not None and entry.average is not None:
-            found.setdefault(entry.recipe, []).append(entry)
-    return {recipe: runs for recipe, runs in found.items() if len({e.seed for e in runs}) > 1}
+        found.setdefault(entry.recipe, []).append(entry)
+    return found
 
 
 def _entry(path: Path, folder: Path, content: dict[str, Any]) -> Entry:

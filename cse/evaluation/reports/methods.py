@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from cse.errors import UserError
 from cse.evaluation import statistic
 from cse.evaluation.comparison import ALPHA, NO_DIFFERENCE
 from cse.evaluation.evaluator import resampled
-from cse.evaluation.reports.collect import Entry, speed
+from cse.evaluation.reports.collect import Entry, by_recipe, plus_minus, speed
 from cse.evaluation.reports.table import Table
 from cse.evaluation.statistic import Vector
 
@@ -59,7 +59,7 @@ def methods(entries: Sequence[Entry], baseline: str, resamples: int | None = Non
             that n resamples can show, 2 / (n + 1), is multiplied by the number of methods.
     """
     complete = [entry for entry in entries if entry.scored is not None and entry.average is not None]
-    groups = grouped(sorted(complete, key=lambda e: (e.seed is None, e.seed or 0)))
+    groups = by_recipe(sorted(complete, key=lambda e: (e.seed is None, e.seed or 0)))
     if baseline not in groups:
         known = ", ".join(sorted(groups)) or "nothing"
         raise UserError(
@@ -153,23 +153,13 @@ def _mean_sd(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def _plus_minus(value: Mapping[str, float | None] | None) -> str:
-    if value is None:
-        return ""
-    return f"{value['mean']:.2f}" if value["sd"] is None else f"{value['mean']:.2f} ± {value['sd']:.2f}"
+    return "" if value is None or value["mean"] is None else plus_minus(value["mean"], value["sd"])
 
 
 def _difference(value: float | None, interval: Sequence[float] | None) -> str:
     if value is None or interval is None:
         return ""
     return f"{value:+.2f} ({interval[0]:+.2f} to {interval[1]:+.2f})"
-
-
-def grouped(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
-    """The entries of each recipe."""
-    found: dict[str, list[Entry]] = {}
-    for entry in entries:
-        found.setdefault(entry.recipe, []).append(entry)
-    return found
 
 
 def mean_of(runs: Sequence[Entry]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from cse.console import inline
-from cse.evaluation.reports.collect import Entry, by_recipe, spread
+from cse.evaluation.reports.collect import Entry, by_recipe, plus_minus
 from cse.evaluation.reports.svg import Series
 from cse.evaluation.results import scores_of
 
@@ -249,10 +250,12 @@ def _scores(requested: str, entries: Sequence[Entry]) -> Table:
         cells = [_score(e.results["tasks"].get(task)) for task in tasks]
         seed = "-" if e.seed is None else str(e.seed)
         rows.append([Cell(e.label), Cell(seed), *cells, _score(e.results["average"], best=is_best)])
-    for recipe, runs in by_recipe(entries).items():
+    for recipe, runs in by_recipe(e for e in entries if e.seed is not None and e.average is not None).items():
+        if len({run.seed for run in runs}) == 1:
+            continue
         values = [[r.results["tasks"][t]["value"] for r in runs if t in r.results["tasks"]] for t in tasks]
         values.append([r.average for r in runs if r.average is not None])
-        cells = [Cell(spread(v)) if len(v) > 1 else Cell() for v in values]
+        cells = [Cell(plus_minus(statistics.mean(v), statistics.stdev(v))) if len(v) > 1 else Cell() for v in values]
         rows.append([Cell(recipe, strong=True), Cell(f"{len(runs)} seeds"), *cells])
     metrics = {name: str(task["metric"]) for e in entries for name, task in e.results["tasks"].items()}
     said = f"{title(metrics.values())} over all pairs" if set(metrics.values()) == {"spearman"} else ""
