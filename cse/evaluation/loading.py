@@ -75,7 +75,7 @@ def _load(name: str, folder: Path, device: str, *, use_prompts: bool) -> Model:
         return Model(exported, name, folder, model_hash(folder), f"onnxruntime {exported.about['weights']}")
     sha256 = model_hash(folder)
     layout = Layout.read(folder)
-    if not (use_prompts and prompts(folder)):
+    if not (use_prompts and any(layout.prompts.values())):
         try:
             return Model(Encoder.load(str(folder)).to(device), name, folder, sha256, "cse")
         except UserError as error:
