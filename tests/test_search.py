@@ -18,7 +18,7 @@ from cse.evaluation.evaluator import EvalResult
 from cse.evaluation.reports.collect import Entry
 from cse.evaluation.results import Scored
 from cse.search import search
-from cse.search.measure import load
+from cse.search.engine import load
 from cse.search.report import judge, lines
 from cse.search.runner import SPAN, AsksTrial, own_setting, propose
 from cse.search.state import Budget, Cost, State, Trial, divide
