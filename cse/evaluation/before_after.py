@@ -10,7 +10,7 @@ from typing import Any
 from cse.assets import resolve
 from cse.errors import UserError
 from cse.evaluation import scoring
-from cse.evaluation.comparison import NO_DIFFERENCE, Difference, compare_all
+from cse.evaluation.comparison import NO_DIFFERENCE, compare_all
 from cse.evaluation.evaluator import Answer, EvalResult
 from cse.evaluation.evaluators import sts_rows
 from cse.evaluation.evaluators.retrieval import Retrieval
@@ -20,6 +20,7 @@ from cse.evaluation.results import Scored
 
 DEV, OTHER, GENERAL, SEARCH = "dev", "other", "general", "search"
 SEARCH_SET = "search-mini"
+VERDICTS = {"B is better": "better", "A is better": "worse", NO_DIFFERENCE: NO_DIFFERENCE}
 MERGE_SHARE = 0.5  # the share that a run proposes after a loss, the default of WiSE-FT (arXiv:2109.01903)
 
 
@@ -108,7 +109,7 @@ def compare_part(part: str, tasks: Sequence[str], before: Scored, after: Sequenc
         differences = found[0, i]
         for task, d in differences.items():
             headline = task == AVERAGE or AVERAGE not in differences
-            about = (d.n, d.metric, d.interval, d.adjusted, _verdict(d))
+            about = (d.n, d.metric, d.interval, d.adjusted, VERDICTS[d.verdict])
             rows.append(Change(model.name, part, task, d.a, d.b, headline, *about))
     return rows
 
@@ -167,10 +168,6 @@ def _of(model: Scored, tasks: Sequence[str]) -> Scored:
     mean = sum(values) / len(values) if len({task["metric"] for task in scores.values()}) == 1 else None
     results = {**model.results, "tasks": scores, "average": {"value": mean}}
     return Scored(model.name, results, {task: model.findings[task] for task in tasks})
-
-
-def _verdict(difference: Difference) -> str:
-    return {"B is better": "better", "A is better": "worse"}.get(difference.verdict, NO_DIFFERENCE)
 
 
 def _label(row: Change, rows: Sequence[Change], *, named: bool) -> str:

@@ -57,8 +57,8 @@ class Recognized:
 
     def overrides(self) -> list[str]:
         """The options that give it to a recipe."""
-        values = [f"--evaluator.{name}={_written(value)}" for name, value in self.options.items()]
-        return [f"--evaluator={self.class_path}", *values]
+        written = {name: v if isinstance(v, str) else json.dumps(v) for name, v in self.options.items()}
+        return [f"--evaluator={self.class_path}", *(f"--evaluator.{name}={v}" for name, v in written.items())]
 
 
 def recognize(path: str, kind: str | None = None) -> Recognized | None:
@@ -141,7 +141,3 @@ def _is_binary(source: Reader, score: str) -> bool:
 
 def _path(kind: str) -> str:
     return f"cse.evaluation.{CLASSES[kind]}"
-
-
-def _written(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -191,7 +191,8 @@ def judge(table: Sequence[Line], costs: Mapping[str, float]) -> Verdict:
     if len(tied) == 1:
         return Verdict(best, best, f"{best} is better than all others")
     price = f"{costs[choice]:.3g} s a step" if choice in costs else "which needs no training"
-    return Verdict(best, choice, f"{NO_DIFFERENCE} between {_listed(tied)}: take the cheapest, {choice} ({price})")
+    between = f"{', '.join(tied[:-1])} and {tied[-1]}"
+    return Verdict(best, choice, f"{NO_DIFFERENCE} between {between}: take the cheapest, {choice} ({price})")
 
 
 def markdown(
@@ -229,7 +230,3 @@ def _same(a: Entry, b: Entry) -> bool:
     assert b.scored is not None
     pairs = [(found.arrays, b.scored.findings[task].arrays) for task, found in a.scored.findings.items()]
     return all(np.array_equal(one[name], other[name]) for one, other in pairs for name in one)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -297,7 +297,8 @@ def _senteval(name: str, root: Path) -> Found:
 def _discoeval(name: str, root: Path) -> Found:
     spec, place = specs("discoeval")[name], root / specs("discoeval")[name]["folder"]
     require(place / file for file in SPLITS.values())
-    read = _in_order if spec["features"] == "order" else partial(_columns, label=0, texts=range(1, 1 + spec["texts"]))
+    columns = partial(_columns, label=0, texts=range(1, 1 + spec["texts"]))
+    read: Callable[[Path], Iterator[Row]] = _in_order if spec["features"] == "order" else columns
     return {split: list(read(place / file)) for split, file in SPLITS.items()}, place
 
 
@@ -328,7 +329,8 @@ def _coded(path: Path) -> Iterator[Row]:
         yield Row(code.split(":")[0], (question,))
 
 
-_READERS = {  # SST2 has a label behind its sentence; MRPC a label, two ids and two sentences under a header
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    # SST2 has a label behind its sentence; MRPC a label, two ids and two sentences under a header.
     "lines": partial(_columns, label=1, texts=(0,)),
     "coded": _coded,
     "columns": partial(_columns, label=0, texts=(3, 4), skip=1),

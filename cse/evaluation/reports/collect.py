@@ -105,6 +105,11 @@ def plus_minus(mean: float, sd: float | None) -> str:
     return f"{mean:.2f}" if sd is None else f"{mean:.2f} ± {sd:.2f}"
 
 
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    return plus_minus(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
 def by_recipe(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     """The entries of each recipe."""
     found: dict[str, list[Entry]] = {}

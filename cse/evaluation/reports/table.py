@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from cse.console import inline
-from cse.evaluation.reports.collect import Entry, by_recipe, plus_minus
+from cse.evaluation.reports.collect import Entry, by_recipe, spread
 from cse.evaluation.reports.svg import Series
 from cse.evaluation.results import scores_of
 
@@ -255,7 +254,7 @@ def _scores(requested: str, entries: Sequence[Entry]) -> Table:
             continue
         values = [[r.results["tasks"][t]["value"] for r in runs if t in r.results["tasks"]] for t in tasks]
         values.append([r.average for r in runs if r.average is not None])
-        cells = [Cell(plus_minus(statistics.mean(v), statistics.stdev(v))) if len(v) > 1 else Cell() for v in values]
+        cells = [Cell(spread(v)) if len(v) > 1 else Cell() for v in values]
         rows.append([Cell(recipe, strong=True), Cell(f"{len(runs)} seeds"), *cells])
     metrics = {name: str(task["metric"]) for e in entries for name, task in e.results["tasks"].items()}
     said = f"{title(metrics.values())} over all pairs" if set(metrics.values()) == {"spearman"} else ""
