@@ -5,9 +5,15 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pkgutil import get_data
-from typing import Any
+from typing import Annotated, Any, get_args, get_type_hints
+
+Positive = Annotated[float, "> 0"]
+NotNegative = Annotated[float, ">= 0"]
+Share = Annotated[float, "in [0, 1]"]
+Count = Annotated[int, ">= 1"]
 
 
 class UserError(Exception):
@@ -50,6 +56,33 @@ def require_within(interval: str, owner: str, /, **values: float | None) -> None
         below = value <= high if interval[-1] == "]" else value < high
         if not (above and below):
             raise UserError(f"{owner}.{name} is {value}\nfix: give a number in {interval}")
+
+
+def require_ranges(owner: str, part: Any) -> None:
+    """Check what an object keeps of its constructor's arguments against the ranges in their annotations.
+
+    A range is written `Annotated[int, ">= 1"]`; `> 0`, `>= N` and `in [0, 1)` are those of the functions above.
+
+    Raises:
+        UserError: A value is out of its range.
+    """
+    kind: Any = type(part)
+    for name, (sign, bound) in _ranges(kind).items():
+        value = {name: getattr(part, name)}
+        if sign == ">":
+            require_positive(owner, **value)
+        elif sign == ">=":
+            require_at_least(int(bound), owner, **value)
+        else:
+            require_within(bound, owner, **value)
+
+
+@cache
+def _ranges(kind: Any) -> dict[str, list[str]]:
+    """The range of each argument of a constructor that has one, split behind its sign."""
+    hints = get_type_hints(kind.__init__, include_extras=True)
+    each = [(name, one) for name, hint in hints.items() for one in (hint, *get_args(hint))]
+    return {name: bound.split(" ", 1) for name, one in each for bound in getattr(one, "__metadata__", ())}
 
 
 def require_package(package: str, *, extra: str, user: str) -> Any:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import inspect
 import random
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_type_hints
 
 import torch.nn.functional as F
 from torch import nn
 
 from cse import distributed
 from cse.batch import Batch, Example, LossOutput, Views
+from cse.errors import require_ranges
+
+if sys.version_info >= (3, 11):
+    from typing import dataclass_transform
+else:
+    from typing_extensions import dataclass_transform
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,14 +73,18 @@ class StepContext:
         return min(1.0, self.step / max(1, self.max_steps))
 
 
+@dataclass_transform(kw_only_default=True, eq_default=False)
 class Objective(nn.Module, ABC):
     """A training loss: a function of embeddings and a batch. It never tokenizes, logs or steps.
+
+    The options of a subclass are its annotated attributes, of which its constructor is made, as that of a dataclass: it
+    takes them by name, keeps them, and calls `__post_init__`. A subclass may write a constructor instead.
 
     It sees the views and the row fields of the whole batch, gathered over all processes. The token fields are those of
     this process; what an objective computes from them it combines through the step's context.
 
-    A constructor refuses an argument outside the range that its docstring gives (`UserError`), and a contrast a batch
-    without positives or in-batch negatives (`ValueError`).
+    A constructor refuses an argument outside of its range (`UserError`), and a contrast a batch without positives or
+    in-batch negatives (`ValueError`).
 
     Attributes:
         requires: Names of the optional Batch fields that `forward` reads.
@@ -99,6 +110,28 @@ class Objective(nn.Module, ABC):
     similarity: Literal["cosine", "euclidean"] = "cosine"
     note: str = ""
     labels: int | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Make the constructor of a subclass that has none."""
+        super().__init_subclass__()
+        if "__init__" not in vars(cls):
+            made: Any = dataclass(kw_only=True, eq=False, repr=False)(cls)
+            # Those of a class of another module are names of that module.
+            made.__init__.__annotations__ |= get_type_hints(made.__mro__[1].__init__, include_extras=True)
+            for option in fields(made):
+                if option.name in vars(cls):
+                    delattr(cls, option.name)  # a default, which would hide a module of this name
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Begin as a module, so that the constructor may keep modules."""
+        made = super().__new__(cls)
+        nn.Module.__init__(made)
+        return made
+
+    def __post_init__(self) -> None:
+        """Check the ranges of the options, and require what the teachers among them read; an override calls it."""
+        require_ranges("objective", self)
+        self.requires = self.requires.union(*(part.requires for part in held(self)))
 
     @property
     def trains_vectors(self) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cse.data.datasets import Dataset
     from cse.encoder.model import Encoder
     from cse.interfaces import Callback, Collator, Evaluator, Objective, RowSource, Sampler
-    from cse.training.checkpoint import Progress
+    from cse.training.run import Progress
 
 Part = str | Mapping[str, Any]  # a part in the form of a recipe
 
@@ -102,7 +102,8 @@ class TrainedRun:
 
     @property
     def _progress(self) -> Progress:
-        from cse.training.checkpoint import Progress, load_progress
+        from cse.training.checkpoint import load_progress
+        from cse.training.run import Progress
 
         state = self.folder / "state"
         return load_progress(state) if state.is_dir() else Progress()

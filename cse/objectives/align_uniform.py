@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_at_least, require_positive
+from cse.errors import NotNegative, Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import batch_uniformity
 from cse.objectives.parts.functional import alignment
@@ -38,14 +40,10 @@ class AlignUniform(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self, *, alpha: float = 2.0, t: float = 2.0, align_weight: float = 1.0, uniform_weight: float = 1.0
-    ) -> None:
-        super().__init__()
-        require_at_least(1, "objective", alpha=alpha)
-        require_positive("objective", t=t)
-        require_at_least(0, "objective", align_weight=align_weight, uniform_weight=uniform_weight)
-        self.alpha, self.t, self.align_weight, self.uniform_weight = alpha, t, align_weight, uniform_weight
+    alpha: Annotated[float, ">= 1"] = 2.0
+    t: Positive = 2.0
+    align_weight: NotNegative = 1.0
+    uniform_weight: NotNegative = 1.0
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         sides = views.require_aligned("AlignUniform")  # (B, 1 + P, D')

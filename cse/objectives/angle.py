@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_at_least, require_positive
+from cse.errors import NotNegative, Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.cosent import rank_loss
 from cse.objectives.parts.candidates import by_view, info_nce
@@ -53,24 +53,12 @@ class AnglE(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        in_batch_weight: float = 1.0,
-        angle_weight: float = 0.02,
-        cosine_weight: float = 0.0,
-        in_batch_temperature: float = 0.05,
-        angle_temperature: float = 0.05,
-        cosine_temperature: float = 0.05,
-    ) -> None:
-        super().__init__()
-        weights = {"in_batch_weight": in_batch_weight, "angle_weight": angle_weight, "cosine_weight": cosine_weight}
-        require_at_least(0, "objective", **weights)
-        temperatures = {"in_batch_temperature": in_batch_temperature, "angle_temperature": angle_temperature}
-        require_positive("objective", **temperatures, cosine_temperature=cosine_temperature)
-        self.in_batch_weight, self.in_batch_temperature = in_batch_weight, in_batch_temperature
-        self.angle_weight, self.angle_temperature = angle_weight, angle_temperature
-        self.cosine_weight, self.cosine_temperature = cosine_weight, cosine_temperature
+    in_batch_weight: NotNegative = 1.0
+    angle_weight: NotNegative = 0.02
+    cosine_weight: NotNegative = 0.0
+    in_batch_temperature: Positive = 0.05
+    angle_temperature: Positive = 0.05
+    cosine_temperature: Positive = 0.05
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         if views.positive.shape[1] != 1:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_at_least, require_positive, require_within
+from cse.errors import NotNegative, Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_anchor
 from cse.objectives.parts.functional import Contrast, contrast, normalize, triplet, weighted_mean
@@ -25,7 +26,7 @@ class ArcCSE(Objective):
     th_ij is the angle between z_i and z+_j, z' a rendering that lost some words and z'' one that lost more, the same
     words among them. Rows have these four views in this order, as the collator `cse.data.NestedViews` makes them of a
     text. With w = 0 the second term is left out, and rows are those of `SimCSE`: several positives and hard negatives
-    are possible. If rows have weights (`Batch.weight`), both means are weighted.
+    are possible.
 
     Args:
         temperature: t, > 0 (paper: 0.05).
@@ -47,20 +48,10 @@ class ArcCSE(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.05,
-        margin: float = 10.0,
-        triplet_weight: float = 0.1,
-        triplet_margin: float = 0.0,
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        require_within("[0, 90]", "objective", margin=margin)
-        require_at_least(0, "objective", triplet_weight=triplet_weight, triplet_margin=triplet_margin)
-        self.temperature, self.margin = temperature, margin
-        self.triplet_weight, self.triplet_margin = triplet_weight, triplet_margin
+    temperature: Positive = 0.05
+    margin: Annotated[float, "in [0, 90]"] = 10.0
+    triplet_weight: NotNegative = 0.1
+    triplet_margin: NotNegative = 0.0
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         if not self.triplet_weight:

@@ -13,7 +13,7 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.device import placed, places
 from cse.encoder.language_models import TokenGenerator
 from cse.encoder.model import Encoder
-from cse.errors import UserError, require_at_least, require_positive
+from cse.errors import Count, Positive, UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.masked_lm import MaskedLMHead, token_loss
 from cse.objectives.parts.decoders import CausalDecoder, FirstDecoder, embedded
@@ -65,33 +65,26 @@ class BottleneckDecoder(Objective):
     contrasts = False
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        decoder_layers: int = 2,
-        decoder_start: Literal["new", "last"] = "new",
-        decoder_weight: float = 1.0,
-        predict: Literal["masked", "all", "next"] = "masked",
-        window: int | None = None,
-        generator: str | None = None,
-    ) -> None:
-        super().__init__()
-        require_at_least(1, "objective", decoder_layers=decoder_layers, window=window)
-        require_positive("objective", decoder_weight=decoder_weight)
-        if window is not None and predict != "next":
+    decoder_layers: Count = 2
+    decoder_start: Literal["new", "last"] = "new"
+    decoder_weight: Positive = 1.0
+    predict: Literal["masked", "all", "next"] = "masked"
+    window: Count | None = None
+    generator: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window is not None and self.predict != "next":
             raise UserError(
-                f"objective.window is {window}, and objective.predict is {predict}, whose decoder sees the whole text\n"
-                "fix: remove objective.window, or set objective.predict to next"
+                f"objective.window is {self.window}, and objective.predict is {self.predict}, whose decoder sees the "
+                "whole text\nfix: remove objective.window, or set objective.predict to next"
             )
-        if predict == "next" and decoder_start != "new":
+        if self.predict == "next" and self.decoder_start != "new":
             raise UserError(
-                f"objective.decoder_start is {decoder_start}, and the layers that predict the next token are not like "
-                "the backbone's\nfix: set objective.decoder_start to new"
+                f"objective.decoder_start is {self.decoder_start}, and the layers that predict the next token are not "
+                "like the backbone's\nfix: set objective.decoder_start to new"
             )
-        self.decoder_layers, self.decoder_weight = decoder_layers, decoder_weight
-        self.decoder_start: Literal["new", "last"] = decoder_start
-        self.predict, self.window, self.generator = predict, window, generator
-        if predict == "all" and generator is None:
+        if self.predict == "all" and self.generator is None:
             self.requires = frozenset({"masked_ids"})
 
     def setup(self, encoder: Encoder) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_positive
+from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_anchor
 from cse.objectives.parts.functional import Contrast, contrast
@@ -46,16 +46,9 @@ class CLHAIF(Objective):
     requires = frozenset({"score"})
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.05,
-        hard_negative_weight: float = 0.0,
-        smooth: Literal["positive", "all", "none"] = "positive",
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        self.temperature, self.hard_negative_weight, self.smooth = temperature, hard_negative_weight, smooth
+    temperature: Positive = 0.05
+    hard_negative_weight: float = 0.0
+    smooth: Literal["positive", "all", "none"] = "positive"
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         score = batch.require_score("CLHAIF")  # (B,)

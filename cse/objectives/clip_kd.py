@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
-from cse.errors import UserError, require_at_least, require_positive, require_within
+from cse.errors import Count, Positive, UserError
 from cse.interfaces import Objective, StepContext, Teacher
 from cse.objectives.feature_distillation import projected, projection
 from cse.objectives.parts.candidates import in_batch, swapped
 from cse.objectives.parts.functional import contrast, cosine_matrix, kl_rows, normalize, weighted_mean
-from cse.objectives.parts.taught import requires, teacher_vectors
+from cse.objectives.parts.taught import teacher_vectors
 
 
 class ClipKD(Objective):
@@ -26,9 +28,9 @@ class ClipKD(Objective):
 
     u and v are the student's vectors of anchor and positive, t_u and t_v the teacher's of the same texts, all of unit
     length, also after the projections W; S and T are the B x B cosines of student and teacher over their temperatures.
-    FD compares vectors (feature), CKD the distributions over the batch (contrastive relation), and ICL sets the
-    student against the teacher's other side (interactive). A weight of 0 leaves a term out. Hard negatives are
-    candidates of InfoNCE only. If rows have weights (`Batch.weight`), all means over rows are weighted.
+    FD compares vectors (feature), CKD the distributions over the batch (contrastive relation), and ICL sets the student
+    against the teacher's other side (interactive). A weight of 0 leaves a term out. Hard negatives are candidates of
+    InfoNCE only.
 
     Args:
         teacher: A teacher that is asked in training. None: the columns of the data (`data.teacher_columns`), the
@@ -58,31 +60,23 @@ class ClipKD(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        teacher: Teacher | None = None,
-        dim: int | None = None,
-        temperature: float = 0.07,
-        teacher_temperature: float = 0.05,
-        cross_temperature: float = 0.07,
-        task: float = 1.0,
-        fd: float = 2000.0,
-        ckd: float = 1.0,
-        icl: float = 1.0,
-        cross_kd: float = 0.0,
-    ) -> None:
-        super().__init__()
-        require_at_least(1, "objective", dim=dim)
-        require_positive("objective", temperature=temperature, teacher_temperature=teacher_temperature)
-        require_positive("objective", cross_temperature=cross_temperature)
-        require_within("[0, inf)", "objective", task=task, fd=fd, ckd=ckd, icl=icl, cross_kd=cross_kd)
-        if not task + fd + ckd + icl + cross_kd:
+    teacher: Teacher | None = None
+    dim: Count | None = None
+    temperature: Positive = 0.07
+    teacher_temperature: Positive = 0.05
+    cross_temperature: Positive = 0.07
+    task: Annotated[float, "in [0, inf)"] = 1.0
+    fd: Annotated[float, "in [0, inf)"] = 2000.0
+    ckd: Annotated[float, "in [0, inf)"] = 1.0
+    icl: Annotated[float, "in [0, inf)"] = 1.0
+    cross_kd: Annotated[float, "in [0, inf)"] = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.task + self.fd + self.ckd + self.icl + self.cross_kd:
             raise UserError("objective: all weights are 0, so nothing is learned\nfix: give one above 0")
-        self.teacher, self.dim, self.temperature = teacher, dim, temperature
-        self.teacher_temperature, self.cross_temperature = teacher_temperature, cross_temperature
-        self.task, self.fd, self.ckd, self.icl, self.cross_kd = task, fd, ckd, icl, cross_kd
-        self.requires = requires(teacher)
+        if self.teacher is None:
+            self.requires = frozenset({"teacher"})
 
     def setup(self, encoder: Encoder) -> None:
         super().setup(encoder)

@@ -7,7 +7,7 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.device import placed, places
 from cse.encoder.model import Encoder
-from cse.errors import UserError, require_at_least, require_positive
+from cse.errors import Count, NotNegative, Positive, UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.masked_lm import MaskedLMHead, token_loss
 from cse.objectives.parts.candidates import by_view
@@ -51,21 +51,14 @@ class CoCondenser(Objective):
     uses_views = False
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        decoder_layers: int = 2,
-        skip_from: int | None = None,
-        contrast_weight: float = 1.0,
-        temperature: float = 1.0,
-    ) -> None:
-        super().__init__()
-        require_at_least(1, "objective", decoder_layers=decoder_layers, skip_from=skip_from)
-        require_at_least(0, "objective", contrast_weight=contrast_weight)
-        require_positive("objective", temperature=temperature)
-        self.decoder_layers, self.skip_from = decoder_layers, skip_from
-        self.contrast_weight, self.temperature = contrast_weight, temperature
-        self.contrasts = contrast_weight > 0
+    decoder_layers: Count = 2
+    skip_from: Count | None = None
+    contrast_weight: NotNegative = 1.0
+    temperature: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.contrasts = self.contrast_weight > 0
 
     def setup(self, encoder: Encoder) -> None:
         self.middle = encoder.depth // 2 if self.skip_from is None else self.skip_from

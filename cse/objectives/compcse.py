@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_at_least, require_positive
+from cse.errors import Count, Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import info_nce
 
@@ -45,13 +45,9 @@ class CompCSE(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self, *, temperature: float = 0.05, dimensions: int = 256, composition: Literal["mean", "halves"] = "mean"
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        require_at_least(1, "objective", dimensions=dimensions)
-        self.temperature, self.dimensions, self.composition = temperature, dimensions, composition
+    temperature: Positive = 0.05
+    dimensions: Count = 256
+    composition: Literal["mean", "halves"] = "mean"
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         if batch.views != 3:

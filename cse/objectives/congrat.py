@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
-from cse.errors import require_positive, require_within
+from cse.errors import Positive, Share
 from cse.interfaces import Objective, StepContext, Teacher
 from cse.objectives.parts.candidates import in_batch, swapped
 from cse.objectives.parts.functional import contrast, cosine_matrix
@@ -50,20 +50,14 @@ class ConGraT(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        teacher: Teacher | None = None,
-        alpha: float = 0.1,
-        ranks: Literal["identity", "exp", "exp_thick_tail"] = "identity",
-        temperature: float = 0.0302,
-    ) -> None:
-        super().__init__()
-        require_within("[0, 1]", "objective", alpha=alpha)
-        require_positive("objective", temperature=temperature)
-        self.teacher, self.alpha, self.ranks, self.temperature = teacher, alpha, ranks, temperature
-        self.requires = frozenset() if teacher is None else teacher.requires
-        self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
+    teacher: Teacher | None = None
+    alpha: Share = 0.1
+    ranks: Literal["identity", "exp", "exp_thick_tail"] = "identity"
+    temperature: Positive = 0.0302
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.log_scale = nn.Parameter(torch.tensor(1 / self.temperature).log())
 
     def setup(self, encoder: Encoder) -> None:
         if self.teacher is None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_positive
+from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.blocks import require_whole
 from cse.objectives.parts.functional import paired_cosine
@@ -35,10 +35,7 @@ class CoSENT(Objective):
     contrasts = False
     weighs_rows = True
 
-    def __init__(self, *, temperature: float = 0.05) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        self.temperature = temperature
+    temperature: Positive = 0.05
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         score = batch.require_score("CoSENT")  # (B,)

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
-from cse.errors import require_at_least
+from cse.errors import Count
 from cse.interfaces import Objective, StepContext, Teacher
 from cse.objectives.feature_distillation import over_texts, projected, projection
 from cse.objectives.parts.functional import normalize
-from cse.objectives.parts.taught import requires, teacher_vectors
+from cse.objectives.parts.taught import teacher_vectors
 
 
 class CosineDistillation(Objective):
@@ -40,15 +40,16 @@ class CosineDistillation(Objective):
     Source: the paper; NovaSearch-Team/RAG-Retrieval has the authors' program.
     """
 
-    begun: Tensor
     contrasts = False
     weighs_rows = True
 
-    def __init__(self, *, teacher: Teacher | None = None, dim: int | None = None) -> None:
-        super().__init__()
-        require_at_least(1, "objective", dim=dim)
-        self.teacher, self.dim = teacher, dim
-        self.requires = requires(teacher)
+    teacher: Teacher | None = None
+    dim: Count | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher is None:
+            self.requires = frozenset({"teacher"})
 
     def setup(self, encoder: Encoder) -> None:
         super().setup(encoder)
@@ -63,11 +64,11 @@ class CosineDistillation(Objective):
         student = self.mapped(normalize(views.embedding), vectors)
         trains = torch.is_grad_enabled() and not self._has_begun
         self._has_begun |= trains
-        if trains and not bool(self.begun):  # the first batch that is trained on
+        if trains and not bool(self.get_buffer("begun")):  # the first batch that is trained on
             with torch.no_grad():
                 apart = (vectors - student).unbind(-1)  # Dt of (B, V)
                 self.project.bias.add_(torch.stack([over_texts(each, batch) for each in apart]))
-                self.begun.fill_(True)
+                self.get_buffer("begun").fill_(True)
             student = self.mapped(normalize(views.embedding), vectors)
         cosine = (normalize(student) * vectors).sum(-1)  # (B, V)
         return LossOutput(over_texts(1 - cosine, batch), {"teacher_cosine": cosine.detach().mean()})

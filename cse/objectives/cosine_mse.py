@@ -5,7 +5,7 @@ from __future__ import annotations
 from cse.batch import Batch, LossOutput, Views, can_read
 from cse.interfaces import Objective, StepContext, Teacher
 from cse.objectives.parts.functional import weighted_mean
-from cse.objectives.parts.taught import requires, student_scores, teacher_scores
+from cse.objectives.parts.taught import student_scores, teacher_scores
 
 ROUNDING = 1e-3  # by which a teacher's cosine may exceed 1
 
@@ -32,10 +32,12 @@ class CosineMSE(Objective):
     contrasts = False
     weighs_rows = True
 
-    def __init__(self, *, teacher: Teacher | None = None) -> None:
-        super().__init__()
-        self.teacher = teacher
-        self.requires = requires(teacher)
+    teacher: Teacher | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher is None:
+            self.requires = frozenset({"teacher"})
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         cosine = student_scores(views, batch, "cosine", "CosineMSE")  # (B, P + K)

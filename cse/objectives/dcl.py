@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_positive
+from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_view
 from cse.objectives.parts.functional import Contrast, contrast, ratio, weighted_mean
@@ -35,10 +35,7 @@ class DCL(Objective):
 
     weighs_rows = True
 
-    def __init__(self, *, temperature: float = 0.1) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        self.temperature = temperature
+    temperature: Positive = 0.1
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         result = by_view(views, batch, lambda pairs: decoupled(pairs, self.temperature))
@@ -67,10 +64,9 @@ class DCLW(Objective):
 
     weighs_rows = True
 
-    def __init__(self, *, temperature: float = 0.1, sigma: float = 0.5, detach_weights: bool = True) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature, sigma=sigma)
-        self.temperature, self.sigma, self.detach_weights = temperature, sigma, detach_weights
+    temperature: Positive = 0.1
+    sigma: Positive = 0.5
+    detach_weights: bool = True
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         plain, cosine = by_view(views, batch, self._terms)

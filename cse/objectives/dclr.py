@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.device import placed
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName
-from cse.errors import require_at_least, require_positive, require_within
+from cse.errors import NotNegative, Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import extend, in_batch
 from cse.objectives.parts.functional import all_entries_bce, contrast, cosine_matrix
@@ -59,25 +59,14 @@ class DCLR(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        complement: str | None = None,
-        complement_pooler: PoolerName | None = None,
-        temperature: float = 0.05,
-        threshold: float = 0.9,
-        noise_ratio: float = 1.0,
-        ascent_steps: int = 4,
-        ascent_rate: float = 1e-3,
-        form: Literal["removal", "weighted_logits"] = "removal",
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        require_within("[-1, 1]", "objective", threshold=threshold)
-        require_at_least(0, "objective", noise_ratio=noise_ratio, ascent_steps=ascent_steps)
-        self.complement, self.complement_pooler = complement, complement_pooler
-        self.temperature, self.threshold, self.noise_ratio = temperature, threshold, noise_ratio
-        self.ascent_steps, self.ascent_rate, self.form = ascent_steps, ascent_rate, form
+    complement: str | None = None
+    complement_pooler: PoolerName | None = None
+    temperature: Positive = 0.05
+    threshold: Annotated[float, "in [-1, 1]"] = 0.9
+    noise_ratio: NotNegative = 1.0
+    ascent_steps: Annotated[int, ">= 0"] = 4
+    ascent_rate: float = 1e-3
+    form: Literal["removal", "weighted_logits"] = "removal"
 
     def setup(self, encoder: Encoder) -> None:
         source, pooler = self.complement, self.complement_pooler

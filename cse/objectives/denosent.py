@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.device import placed, places
 from cse.encoder.model import Encoder
-from cse.errors import require_at_least, require_positive, require_within
+from cse.errors import Count, NotNegative, Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.masked_lm import MaskedLMHead
 from cse.objectives.parts.candidates import info_nce
@@ -59,30 +61,19 @@ class DenoSent(Objective):
     encodes_views = True
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.05,
-        contrast_weight: float = 5.0,
-        rebuild_weight: float = 7.0,
-        decoder_layers: int = 16,
-        decoder_heads: int = 1,
-        feed_forward: int = 2048,
-        input_dropout: float = 0.825,
-        decoder_dropout: float = 0.1,
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        require_at_least(0, "objective", contrast_weight=contrast_weight, rebuild_weight=rebuild_weight)
-        require_at_least(
-            1, "objective", decoder_layers=decoder_layers, decoder_heads=decoder_heads, feed_forward=feed_forward
-        )
-        require_within("[0, 1)", "objective", input_dropout=input_dropout, decoder_dropout=decoder_dropout)
-        self.temperature, self.contrast_weight, self.rebuild_weight = temperature, contrast_weight, rebuild_weight
-        self.decoder_layers, self.decoder_heads, self.feed_forward = decoder_layers, decoder_heads, feed_forward
-        self.input_dropout, self.decoder_dropout = input_dropout, decoder_dropout
-        self.contrasts = contrast_weight > 0
-        self.noise = nn.Dropout(input_dropout)
+    temperature: Positive = 0.05
+    contrast_weight: NotNegative = 5.0
+    rebuild_weight: NotNegative = 7.0
+    decoder_layers: Count = 16
+    decoder_heads: Count = 1
+    feed_forward: Count = 2048
+    input_dropout: Annotated[float, "in [0, 1)"] = 0.825
+    decoder_dropout: Annotated[float, "in [0, 1)"] = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.contrasts = self.contrast_weight > 0
+        self.noise = nn.Dropout(self.input_dropout)
 
     def setup(self, encoder: Encoder) -> None:
         self.projector = nn.Linear(encoder.dim, encoder.hidden_size)

@@ -16,7 +16,7 @@ from cse.encoder.device import placed
 from cse.encoder.heads import in_float32
 from cse.encoder.language_models import TokenGenerator
 from cse.encoder.model import Encoder
-from cse.errors import UserError, require_at_least, require_positive
+from cse.errors import NotNegative, Positive, UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import info_nce
 from cse.objectives.parts.functional import of_present, ratio
@@ -62,24 +62,17 @@ class DiffCSE(Objective):
     requires = frozenset({"masked_ids"})
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        generator: str | None = None,
-        temperature: float = 0.05,
-        rtd_weight: float = 0.005,
-        generation: Literal["argmax", "sample"] = "argmax",
-        positions: Literal["all", "masked"] = "all",
-        padding: Literal["counted", "excluded"] = "counted",
-        generator_dropout: bool = False,
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        require_at_least(0, "objective", rtd_weight=rtd_weight)
-        self.temperature, self.rtd_weight = temperature, rtd_weight
-        self.generator, self.generator_dropout = generator, generator_dropout
-        self.generation, self.positions, self.padding = generation, positions, padding
-        if positions == "masked":
+    generator: str | None = None
+    temperature: Positive = 0.05
+    rtd_weight: NotNegative = 0.005
+    generation: Literal["argmax", "sample"] = "argmax"
+    positions: Literal["all", "masked"] = "all"
+    padding: Literal["counted", "excluded"] = "counted"
+    generator_dropout: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.positions == "masked":
             self.requires = frozenset({"masked_ids", "mlm_labels"})
 
     def setup(self, encoder: Encoder) -> None:

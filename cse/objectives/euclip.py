@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_positive
+from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_anchor, swapped
 from cse.objectives.parts.functional import Contrast, contrast, squared_distance
@@ -38,11 +38,12 @@ class EuCLIP(Objective):
     similarity = "euclidean"
     note = "It was trained by Euclidean distance, and its vectors have any length; cosine is not its geometry."
 
-    def __init__(self, *, temperature: float = 1.0, squared: bool = True) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        self.temperature, self.squared = temperature, squared
-        self.log_scale = nn.Parameter(torch.tensor(1 / temperature).log())
+    temperature: Positive = 1.0
+    squared: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.log_scale = nn.Parameter(torch.tensor(1 / self.temperature).log())
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         there = self._loss(views, batch)

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.heads import in_float32
 from cse.encoder.model import Encoder
-from cse.errors import require_at_least
+from cse.errors import Count
 from cse.interfaces import Objective, StepContext, Teacher
 from cse.objectives.parts.functional import normalize, weighted_mean
-from cse.objectives.parts.taught import requires, teacher_vectors
+from cse.objectives.parts.taught import teacher_vectors
 
 
 class FeatureDistillation(Objective):
@@ -43,11 +43,14 @@ class FeatureDistillation(Objective):
     contrasts = False
     weighs_rows = True
 
-    def __init__(self, *, teacher: Teacher | None = None, dim: int | None = None, unit: bool = False) -> None:
-        super().__init__()
-        require_at_least(1, "objective", dim=dim)
-        self.teacher, self.dim, self.unit = teacher, dim, unit
-        self.requires = requires(teacher)
+    teacher: Teacher | None = None
+    dim: Count | None = None
+    unit: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher is None:
+            self.requires = frozenset({"teacher"})
 
     def setup(self, encoder: Encoder) -> None:
         super().setup(encoder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_positive
+from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_anchor, info_nce, swapped
 from cse.objectives.parts.functional import Contrast, contrast
@@ -36,10 +36,8 @@ class GCL(Objective):
 
     weighs_rows = True
 
-    def __init__(self, *, temperature: float = 0.05, symmetric: bool = True) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        self.temperature, self.symmetric = temperature, symmetric
+    temperature: Positive = 0.05
+    symmetric: bool = True
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         sides = [(views, batch), swapped(views, batch)] if self.symmetric else [(views, batch)]
@@ -68,10 +66,7 @@ class GradedGCL(Objective):
     requires = frozenset({"relevance"})
     weighs_rows = True
 
-    def __init__(self, *, temperature: float = 0.05) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        self.temperature = temperature
+    temperature: Positive = 0.05
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         relevance = batch.require("relevance", "GradedGCL")  # (B, P)

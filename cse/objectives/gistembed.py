@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
-from cse.errors import require_positive, require_within
+from cse.errors import Positive
 from cse.interfaces import Objective, StepContext, Teacher
 from cse.objectives.parts.candidates import by_pair
 from cse.objectives.parts.functional import Contrast, contrast, dot_matrix, normalize
@@ -52,23 +52,12 @@ class GISTEmbed(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        guide: Teacher | None = None,
-        temperature: float = 0.01,
-        margin: float = 0.0,
-        margin_strategy: Literal["absolute", "relative"] = "absolute",
-        contrast_anchors: bool = True,
-        contrast_positives: bool = True,
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        require_within("[-2, 2]", "objective", margin=margin)
-        self.guide, self.temperature = guide, temperature
-        self.margin, self.margin_strategy = margin, margin_strategy
-        self.contrast_anchors, self.contrast_positives = contrast_anchors, contrast_positives
-        self.requires = frozenset() if guide is None else guide.requires
+    guide: Teacher | None = None
+    temperature: Positive = 0.01
+    margin: Annotated[float, "in [-2, 2]"] = 0.0
+    margin_strategy: Literal["absolute", "relative"] = "absolute"
+    contrast_anchors: bool = True
+    contrast_positives: bool = True
 
     def setup(self, encoder: Encoder) -> None:
         if self.guide is None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import UserError, require_at_least, require_positive
+from cse.errors import NotNegative, Positive, UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_pair
 from cse.objectives.parts.functional import Contrast, contrast
@@ -45,21 +45,18 @@ class GTE(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.01,
-        directions: list[Direction] | None = None,
-        hardness: float = 0.0,
-        hardness_of: Hardness = "all",
-    ) -> None:
-        super().__init__()
-        if directions is not None and "query_to_doc" not in directions:
-            raise UserError(f"objective.directions is {directions}\nfix: add query_to_doc, which holds the pair itself")
-        self.directions = list(directions or get_args(Direction))
-        require_positive("objective", temperature=temperature)
-        require_at_least(0, "objective", hardness=hardness)
-        self.temperature, self.hardness, self.hardness_of = temperature, hardness, hardness_of
+    temperature: Positive = 0.01
+    directions: list[Direction] | None = None
+    hardness: NotNegative = 0.0
+    hardness_of: Hardness = "all"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.directions is not None and "query_to_doc" not in self.directions:
+            raise UserError(
+                f"objective.directions is {self.directions}\nfix: add query_to_doc, which holds the pair itself"
+            )
+        self.directions = list(self.directions or get_args(Direction))
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         result = by_pair(views, batch, self._rows)
@@ -67,6 +64,7 @@ class GTE(Objective):
 
     def _rows(self, queries: AllPairs, documents: AllPairs) -> Contrast:
         """The loss of some rows, given the candidates (R, N) of their queries and of their documents."""
+        assert self.directions is not None  # `__post_init__` chose them
         size = queries.texts // 2  # B
         asked, answers = slice(0, size), slice(size, None)  # the columns of queries, and of documents
         own = queries.item[queries.view, None] == queries.item  # (R, N) the texts of the row itself

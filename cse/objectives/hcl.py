@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_at_least, require_positive, require_within
+from cse.errors import NotNegative, Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_view
 from cse.objectives.parts.functional import log_hardness, weighted_mean
@@ -25,8 +26,7 @@ class HCL(Objective):
 
     Every view is an anchor, the other view of its row its positive p, and the views of other rows its negatives. c is
     the share of negatives that are taken to be false. With b = 0 and c = 0 it is SimCLR's NT-Xent. With several
-    positives the loss of a view is the mean over them. If rows have weights (`Batch.weight`), the mean over views is
-    weighted.
+    positives the loss of a view is the mean over them.
 
     Args:
         temperature: t, dimensionless, > 0 (authors' program: 0.5).
@@ -42,12 +42,9 @@ class HCL(Objective):
 
     weighs_rows = True
 
-    def __init__(self, *, temperature: float = 0.5, beta: float = 1.0, class_prior: float = 0.1) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        require_at_least(0, "objective", beta=beta)
-        require_within("[0, 1)", "objective", class_prior=class_prior)
-        self.temperature, self.beta, self.class_prior = temperature, beta, class_prior
+    temperature: Positive = 0.5
+    beta: NotNegative = 1.0
+    class_prior: Annotated[float, "in [0, 1)"] = 0.1
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         rows, counted, weight = by_view(views, batch, self._rows)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_at_least, require_positive
+from cse.errors import NotNegative, Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_anchor, swapped
 from cse.objectives.parts.functional import Contrast, contrast, log_hardness
@@ -19,10 +19,9 @@ class HNNCE(Objective):
         l_i = - s_ii + log( a e^{s_ii} + sum_{j != i} w_ij e^{s_ij} ),    s = cos/t
         w_ij = (B - 1) e^{b s_ij} / sum_{k != i} e^{b s_ik}
 
-    The paper's loss, summed over the directions from anchors to positives and back; each is a mean over rows. With
-    b = 0 and a = 1 it is InfoNCE. b multiplies the logits, temperature included. Hard negatives join the negatives of
-    the anchors, and the weights of a row sum to the number of its negatives. If rows have weights (`Batch.weight`),
-    both means are weighted.
+    The paper's loss, summed over the directions from anchors to positives and back; each is a mean over rows. With b =
+    0 and a = 1 it is InfoNCE. b multiplies the logits, temperature included. Hard negatives join the negatives of the
+    anchors, and the weights of a row sum to the number of its negatives.
 
     Args:
         temperature: t, dimensionless, > 0 (SimCSE's 0.05; the paper learns it, for images).
@@ -43,13 +42,10 @@ class HNNCE(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self, *, temperature: float = 0.05, alpha: float = 1.0, beta: float = 0.5, detach_weights: bool = False
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        require_at_least(0, "objective", alpha=alpha, beta=beta)
-        self.temperature, self.alpha, self.beta, self.detach_weights = temperature, alpha, beta, detach_weights
+    temperature: Positive = 0.05
+    alpha: NotNegative = 1.0
+    beta: NotNegative = 0.5
+    detach_weights: bool = False
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         there = self._direction(views, batch)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_positive
+from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.blocks import by_rows
 from cse.objectives.parts.candidates import by_anchor, swapped
@@ -24,7 +24,6 @@ class InfoLOOB(Objective):
     denominator. Each direction compares retrievals from its own memory, l(x, y) from the anchors and l(y, x) from the
     positives, which brings out what vectors have in common with the rest of the batch. The paper's loss is the sum of
     the directions. It has no lower bound, so that its value says little. Hard negatives are candidates of the anchors.
-    If rows have weights (`Batch.weight`), both means are weighted.
 
     Args:
         temperature: t, > 0 (authors' Conceptual Captions setting: 1/30; their program's default: 1/14.3).
@@ -41,10 +40,8 @@ class InfoLOOB(Objective):
 
     weighs_rows = True
 
-    def __init__(self, *, temperature: float = 1 / 30, hopfield_beta: float | None = 8.0) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature, hopfield_beta=hopfield_beta)
-        self.temperature, self.hopfield_beta = temperature, hopfield_beta
+    temperature: Positive = 1 / 30
+    hopfield_beta: Positive | None = 8.0
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         there = self._direction(views, batch)

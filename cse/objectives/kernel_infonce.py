@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_at_least, require_positive, require_within
+from cse.errors import NotNegative, Positive, Share
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_view
 from cse.objectives.parts.functional import Contrast, contrast, normalize, squared_distance
@@ -42,21 +42,11 @@ class KernelInfoNCE(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        gamma: float = 2.0,
-        temperature: float = 0.1,
-        combination: Literal["none", "sum", "product"] = "none",
-        mix: float = 0.5,
-        epsilon: float = 0.0,
-    ) -> None:
-        super().__init__()
-        require_positive("objective", gamma=gamma, temperature=temperature)
-        require_within("[0, 1]", "objective", mix=mix)
-        require_at_least(0, "objective", epsilon=epsilon)
-        self.gamma, self.temperature, self.combination = gamma, temperature, combination
-        self.mix, self.epsilon = mix, epsilon
+    gamma: Positive = 2.0
+    temperature: Positive = 0.1
+    combination: Literal["none", "sum", "product"] = "none"
+    mix: Share = 0.5
+    epsilon: NotNegative = 0.0
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         whole, half = slice(None), views.anchor.shape[1] // 2

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_positive
+from cse.errors import Positive
 from cse.interfaces import Objective, StepContext, Teacher
 from cse.objectives.parts.functional import kl_rows, weighted_mean
-from cse.objectives.parts.taught import DOT, Similarity, requires, student_scores, teacher_scores
+from cse.objectives.parts.taught import DOT, Similarity, student_scores, teacher_scores
 
 
 class ListwiseKL(Objective):
@@ -34,21 +34,16 @@ class ListwiseKL(Objective):
     contrasts = False
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        teacher: Teacher | None = None,
-        compare: Similarity = "dot",
-        student_temperature: float = 1.0,
-        teacher_temperature: float = 1.0,
-    ) -> None:
-        super().__init__()
-        require_positive("objective", student_temperature=student_temperature)
-        require_positive("objective", teacher_temperature=teacher_temperature)
-        self.teacher, self.compare = teacher, compare
-        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
-        self.requires = requires(teacher)
-        self.note = DOT if compare == "dot" else ""
+    teacher: Teacher | None = None
+    compare: Similarity = "dot"
+    student_temperature: Positive = 1.0
+    teacher_temperature: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher is None:
+            self.requires = frozenset({"teacher"})
+        self.note = DOT if self.compare == "dot" else ""
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         scores = student_scores(views, batch, self.compare, "ListwiseKL")  # (B, P + K)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
-from cse.errors import UserError, require_at_least, require_within
+from cse.errors import Count, Share, UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.functional import weighted_mean
 from cse.objectives.parts.taught import DOT
@@ -22,8 +22,7 @@ class LogitDistillation(Objective):
         L = (1 - c) L_task(y, label) + c mean_i sum_k ( y_ik - t_ik )^2
 
     y is u.v, or two linear layers with a ReLU between them on [u; v; u*v; |u - v|]; t are the teacher's logits, which
-    `cse teach` writes once. L_task is the cross-entropy or the squared error of the same logits. If rows have weights
-    (`Batch.weight`), the means are weighted.
+    `cse teach` writes once. L_task is the cross-entropy or the squared error of the same logits.
 
     Args:
         head: `dot`, one logit, which the vectors alone give; or `concat` (authors' default), whose layers serve
@@ -51,29 +50,26 @@ class LogitDistillation(Objective):
     contrasts = False
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        head: Literal["dot", "concat"] = "dot",
-        task: Literal["binary", "regression", "classes"] = "binary",
-        classes: int = 1,
-        hidden: int = 512,
-        share: float = 0.5,
-    ) -> None:
-        super().__init__()
-        require_at_least(1, "objective", classes=classes, hidden=hidden)
-        require_within("[0, 1]", "objective", share=share)
-        if head == "dot" and classes > 1:
-            raise UserError(f"objective.classes is {classes}, but a dot product is one logit\nfix: set head to concat")
-        if (task == "classes") != (classes > 1):
+    head: Literal["dot", "concat"] = "dot"
+    task: Literal["binary", "regression", "classes"] = "binary"
+    classes: Count = 1
+    hidden: Count = 512
+    share: Share = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head == "dot" and self.classes > 1:
             raise UserError(
-                f"objective.task is {task}, and objective.classes {classes}\n"
+                f"objective.classes is {self.classes}, but a dot product is one logit\nfix: set head to concat"
+            )
+        if (self.task == "classes") != (self.classes > 1):
+            raise UserError(
+                f"objective.task is {self.task}, and objective.classes {self.classes}\n"
                 "fix: give the task classes and two or more classes, or another task and one"
             )
-        self.head, self.task, self.classes, self.hidden, self.share = head, task, classes, hidden, share
-        label = frozenset({"label" if task == "classes" else "score"})
-        self.requires = frozenset({"teacher"}) | (label if share < 1 else frozenset())
-        if head == "dot":
+        label = frozenset({"label" if self.task == "classes" else "score"})
+        self.requires = frozenset({"teacher"}) | (label if self.share < 1 else frozenset())
+        if self.head == "dot":
             self.note = DOT
 
     def setup(self, encoder: Encoder) -> None:

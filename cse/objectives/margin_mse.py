@@ -5,7 +5,7 @@ from __future__ import annotations
 from cse.batch import Batch, LossOutput, Views
 from cse.interfaces import Objective, StepContext, Teacher
 from cse.objectives.parts.functional import weighted_mean
-from cse.objectives.parts.taught import DOT, Similarity, requires, student_scores, teacher_scores
+from cse.objectives.parts.taught import DOT, Similarity, student_scores, teacher_scores
 
 
 class MarginMSE(Objective):
@@ -32,11 +32,14 @@ class MarginMSE(Objective):
     contrasts = False
     weighs_rows = True
 
-    def __init__(self, *, teacher: Teacher | None = None, compare: Similarity = "dot") -> None:
-        super().__init__()
-        self.teacher, self.compare = teacher, compare
-        self.requires = requires(teacher)
-        self.note = DOT if compare == "dot" else ""
+    teacher: Teacher | None = None
+    compare: Similarity = "dot"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher is None:
+            self.requires = frozenset({"teacher"})
+        self.note = DOT if self.compare == "dot" else ""
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         negatives = views.negative.shape[1]

@@ -40,9 +40,7 @@ class MaskedLM(Objective):
     contrasts = False
     weighs_rows = True
 
-    def __init__(self, *, output: Literal["tied", "own"] = "tied") -> None:
-        super().__init__()
-        self.output = output
+    output: Literal["tied", "own"] = "tied"
 
     def setup(self, encoder: Encoder) -> None:
         """Build the head.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_at_least
+from cse.errors import NotNegative
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import info_nce
 from cse.objectives.parts.functional import dot_matrix, paired_distance, triplet, weighted_mean
@@ -41,10 +41,7 @@ class DPR(Objective):
     weighs_rows = True
     note = DOT
 
-    def __init__(self, *, hard: int | None = None) -> None:
-        super().__init__()
-        require_at_least(0, "objective", hard=hard)
-        self.hard = hard
+    hard: Annotated[int, ">= 0"] | None = None
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         positives, negatives = views.positive.shape[1], views.negative.shape[1]
@@ -85,10 +82,8 @@ class MEQ(Objective):
     weighs_rows = True
     note = DOT
 
-    def __init__(self, *, form: Literal["contrastive", "hinge", "dot"] = "contrastive", margin: float = 1.0) -> None:
-        super().__init__()
-        require_at_least(0, "objective", margin=margin)
-        self.form, self.margin = form, margin
+    form: Literal["contrastive", "hinge", "dot"] = "contrastive"
+    margin: NotNegative = 1.0
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         positives, others = views.positive.shape[1], views.negative.shape[1]

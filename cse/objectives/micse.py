@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.device import placed
 from cse.encoder.model import Encoder
-from cse.errors import UserError, require_at_least, require_positive
+from cse.errors import NotNegative, Positive, UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import info_nce
 from cse.objectives.parts.functional import paired_cosine, ratio
@@ -58,22 +58,12 @@ class MiCSE(Objective):
     encodes_views = True
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.05,
-        information_weight: float = 5e-4,
-        first_layer: int = -5,
-        last_layer: int = -2,
-        samples: int = 150,
-        padding: Literal["excluded", "counted"] = "excluded",
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        require_at_least(0, "objective", information_weight=information_weight)
-        require_at_least(2, "objective", samples=samples)
-        self.temperature, self.information_weight = temperature, information_weight
-        self.first_layer, self.last_layer, self.samples, self.padding = first_layer, last_layer, samples, padding
+    temperature: Positive = 0.05
+    information_weight: NotNegative = 5e-4
+    first_layer: int = -5
+    last_layer: int = -2
+    samples: Annotated[int, ">= 2"] = 150
+    padding: Literal["excluded", "counted"] = "excluded"
 
     def setup(self, encoder: Encoder) -> None:
         depth = encoder.depth

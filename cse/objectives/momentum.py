@@ -6,7 +6,7 @@ MoCoSE and a dual view with a filter are other settings of it.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
-from cse.errors import UserError, require_at_least, require_positive, require_within
+from cse.errors import Count, Positive, Share, UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import ONE_VIEW, by_anchor, extend, swapped
 from cse.objectives.parts.functional import Contrast, contrast, cosine_matrix, normalize
@@ -76,38 +76,26 @@ class Momentum(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.05,
-        momentum: float = 0.995,
-        schedule: Schedule = "constant",
-        schedule_steps: int | None = None,
-        queue_size: int = 160,
-        queue_start: int = 0,
-        candidates: Literal["views", "keys"] = "views",
-        key_head: Literal["online", "average"] = "online",
-        asymmetric: bool = False,
-        dual_view: bool = False,
-        hardest: int | None = None,
-        ceiling: float | None = None,
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature, schedule_steps=schedule_steps)
-        require_within("[0, 1]", "objective", momentum=momentum)
-        require_within("[-1, 1]", "objective", ceiling=ceiling)
-        require_at_least(0, "objective", queue_size=queue_size, queue_start=queue_start)
-        require_at_least(1, "objective", hardest=hardest)
-        if queue_start > queue_size:
+    temperature: Positive = 0.05
+    momentum: Share = 0.995
+    schedule: Schedule = "constant"
+    schedule_steps: Annotated[int, "> 0"] | None = None
+    queue_size: Annotated[int, ">= 0"] = 160
+    queue_start: Annotated[int, ">= 0"] = 0
+    candidates: Literal["views", "keys"] = "views"
+    key_head: Literal["online", "average"] = "online"
+    asymmetric: bool = False
+    dual_view: bool = False
+    hardest: Count | None = None
+    ceiling: Annotated[float, "in [-1, 1]"] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.queue_start > self.queue_size:
             raise UserError(
-                f"objective.queue_start is {queue_start}, but the queue has room for {queue_size}\n"
-                f"fix: give an integer from 0 to {queue_size}, or a larger queue_size"
+                f"objective.queue_start is {self.queue_start}, but the queue has room for {self.queue_size}\n"
+                f"fix: give an integer from 0 to {self.queue_size}, or a larger queue_size"
             )
-        self.temperature, self.momentum = temperature, momentum
-        self.schedule, self.schedule_steps = schedule, schedule_steps
-        self.queue_size, self.queue_start = queue_size, queue_start
-        self.candidates, self.key_head, self.asymmetric = candidates, key_head, asymmetric
-        self.dual_view, self.hardest, self.ceiling = dual_view, hardest, ceiling
         self._found: list[Tensor] = []  # keys of this step's parts, each (B, D')
 
     def setup(self, encoder: Encoder) -> None:

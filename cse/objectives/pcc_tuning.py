@@ -35,10 +35,12 @@ class PccTuning(Objective):
 
     contrasts = False
 
-    def __init__(self, *, teacher: Teacher | None = None) -> None:
-        super().__init__()
-        self.teacher = teacher
-        self.requires = frozenset({"score"}) if teacher is None else teacher.requires
+    teacher: Teacher | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher is None:
+            self.requires = frozenset({"score"})
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         cosine = student_scores(views, batch, "cosine", "PccTuning")  # (B, P + K)

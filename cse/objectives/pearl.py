@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.heads import in_float32
 from cse.encoder.model import Encoder
-from cse.errors import require_at_least, require_positive
+from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_view
 from cse.objectives.parts.functional import Contrast, contrast, weighted_mean
@@ -24,7 +26,7 @@ class PEARL(Objective):
     the vectors of a phrase and of its augmentation, not normalized, and c is the type of the phrase (`Batch.label`).
     The head W, b serves training only. The hard negatives of a phrase are rows of the batch with a view and a type of
     their own, which the sampler `NegativesAsRows` puts there; hard negatives in a row's own texts are candidates
-    without a type. If rows have weights (`Batch.weight`), the means are weighted.
+    without a type.
 
     Args:
         types: Number of types, which labels count from 0, >= 2 (paper: 95).
@@ -43,11 +45,12 @@ class PEARL(Objective):
     requires = frozenset({"label"})
     weighs_rows = True
 
-    def __init__(self, *, types: int = 95, temperature: float = 0.07) -> None:
-        super().__init__()
-        require_at_least(2, "objective", types=types)
-        require_positive("objective", temperature=temperature)
-        self.types, self.labels, self.temperature = types, types, temperature
+    types: Annotated[int, ">= 2"] = 95
+    temperature: Positive = 0.07
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.labels = self.types
 
     def setup(self, encoder: Encoder) -> None:
         self.head = nn.Linear(encoder.dim, self.types)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_positive
+from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_view
 from cse.objectives.parts.functional import Contrast, contrast, dot_matrix, normalize
@@ -28,8 +28,7 @@ class PolyView(Objective):
 
     with q_ia the mean of the views of item i other than a, scaled to unit length: the sufficient statistic of these
     views. The views of an item are never each other's negatives. With M = 2 the three forms are equal; for every M,
-    `geometric` >= `arithmetic`. Hard negatives are negatives of every anchor. If rows have weights (`Batch.weight`),
-    the mean over items is weighted.
+    `geometric` >= `arithmetic`. Hard negatives are negatives of every anchor.
 
     Args:
         form: One of the three forms above.
@@ -44,16 +43,9 @@ class PolyView(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        form: Literal["geometric", "arithmetic", "sufficient"] = "geometric",
-        temperature: float = 0.05,
-        normalize_mean: bool = True,
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        self.form, self.temperature, self.normalize_mean = form, temperature, normalize_mean
+    form: Literal["geometric", "arithmetic", "sufficient"] = "geometric"
+    temperature: Positive = 0.05
+    normalize_mean: bool = True
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         if self.form == "sufficient":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_at_least, require_positive
+from cse.errors import NotNegative, Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_anchor
 from cse.objectives.parts.functional import Contrast, contrast, energy_hinge, weighted_mean
@@ -20,8 +20,7 @@ class PromCSE(Objective):
     NTXent is SimCSE's loss (its equation 5), at the temperature; the second term is the paper's energy-based hinge, on
     raw cosines. This is the supervised objective. Unsupervised PromCSE has no hinge: it is `SimCSE`, and for RoBERTa
     `MaskedLM(output="own")` beside it, in a `WeightedSum` with weight 0.1 and decay 0.95. The paper trains soft prompts
-    of a frozen backbone; the objective takes any encoder. If rows have weights (`Batch.weight`), both means are
-    weighted.
+    of a frozen backbone; the objective takes any encoder.
 
     Args:
         temperature: Temperature of NTXent, > 0 (paper: 0.05).
@@ -38,19 +37,10 @@ class PromCSE(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.05,
-        hard_negative_weight: float = 0.0,
-        hinge_weight: float = 10.0,
-        margin: float = 0.2,
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        require_at_least(0, "objective", hinge_weight=hinge_weight)
-        self.temperature, self.hard_negative_weight = temperature, hard_negative_weight
-        self.hinge_weight, self.margin = hinge_weight, margin
+    temperature: Positive = 0.05
+    hard_negative_weight: float = 0.0
+    hinge_weight: NotNegative = 10.0
+    margin: float = 0.2
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         ntxent, hinges = by_anchor(views, batch, self._rows)

@@ -16,7 +16,7 @@ from cse.encoder.device import placed
 from cse.encoder.heads import in_float32
 from cse.encoder.model import Encoder
 from cse.encoder.template import added_ids
-from cse.errors import UserError, require_positive
+from cse.errors import Positive, UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.masked_lm import MaskedLMHead
 from cse.objectives.parts.candidates import info_nce
@@ -69,20 +69,15 @@ class PromptBERT(Objective):
         "supervised scores with both."
     )
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.05,
-        hard_negative_weight: float = 0.0,
-        delta: Literal["trained", "frozen", "none"] = "trained",
-        head: Literal["encoder", "masked_lm"] = "encoder",
-        positions: Literal["backbone", "from_zero"] = "backbone",
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        self.temperature, self.hard_negative_weight = temperature, hard_negative_weight
-        self.delta, self.head, self.positions = delta, head, positions
-        if delta == "none":
+    temperature: Positive = 0.05
+    hard_negative_weight: float = 0.0
+    delta: Literal["trained", "frozen", "none"] = "trained"
+    head: Literal["encoder", "masked_lm"] = "encoder"
+    positions: Literal["backbone", "from_zero"] = "backbone"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delta == "none":
             self.cacheable, self.note = True, ""  # the loss sees the encoder through the views alone
 
     def setup(self, encoder: Encoder) -> None:

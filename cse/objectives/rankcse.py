@@ -30,8 +30,7 @@ class RankCSE(Objective):
         listmle:  sum_k log sum_{l >= k} e^{S_i o(l)} - S_i o(k),    o the order of T_i, from the largest
 
     T_1 and T_2 are the teachers' cosines of the first view of i with the second of j, which are the texts' own where a
-    teacher has one vector per text. Hard negatives are candidates in the first term alone. If rows have weights
-    (`Batch.weight`), the means over rows are weighted.
+    teacher has one vector per text. Hard negatives are candidates in the first term alone.
 
     Args:
         teachers: One or two, such as `cse.teachers.frozen.FrozenEncoder`, which may have any vocabulary. None: the

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_positive
+from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import all_pairs, by_view
 from cse.objectives.parts.functional import Contrast, contrast
@@ -41,11 +41,12 @@ class SetCSE(Objective):
 
     requires = frozenset({"label"})
 
-    def __init__(self, *, form: Literal["supcon", "inter_set"] = "supcon", temperature: float = 0.05) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        self.form, self.temperature = form, temperature
-        self.weighs_rows = form == "supcon"
+    form: Literal["supcon", "inter_set"] = "supcon"
+    temperature: Positive = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.weighs_rows = self.form == "supcon"
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         label = batch.require("label", type(self).__name__)  # (B,)

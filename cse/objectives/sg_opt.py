@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
-from cse.errors import require_at_least, require_positive
+from cse.errors import Count, NotNegative, Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.blocks import by_rows
 from cse.objectives.parts.candidates import ONE_ROW
@@ -44,20 +44,10 @@ class SGOPT(Objective):
     cacheable = False
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.01,
-        distance_weight: float = 0.1,
-        head_width: int = 4096,
-        guide_dropout: bool = False,
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        require_at_least(0, "objective", distance_weight=distance_weight)
-        require_at_least(1, "objective", head_width=head_width)
-        self.temperature, self.distance_weight = temperature, distance_weight
-        self.head_width, self.guide_dropout = head_width, guide_dropout
+    temperature: Positive = 0.01
+    distance_weight: NotNegative = 0.1
+    head_width: Count = 4096
+    guide_dropout: bool = False
 
     def setup(self, encoder: Encoder) -> None:
         self.guide = EncoderCopy(pooler="mean", dropout=self.guide_dropout)

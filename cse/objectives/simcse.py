@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_at_least, require_positive
+from cse.errors import NotNegative, Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_anchor, info_nce
 from cse.objectives.parts.functional import Contrast, contrast
@@ -49,23 +49,16 @@ class SimCSE(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.05,
-        hard_negative_weight: float = 0.0,
-        hardness: float = 0.0,
-        hardness_of: Hardness = "all",
-        negatives: Literal["all", "own"] = "all",
-        false_negative_margin: float | None = None,
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        require_at_least(0, "objective", hardness=hardness, false_negative_margin=false_negative_margin)
-        self.temperature, self.hard_negative_weight = temperature, hard_negative_weight
-        self.hardness, self.hardness_of = hardness, hardness_of
-        self.negatives, self.false_negative_margin = negatives, false_negative_margin
-        self.contrasts = negatives == "all"
+    temperature: Positive = 0.05
+    hard_negative_weight: float = 0.0
+    hardness: NotNegative = 0.0
+    hardness_of: Hardness = "all"
+    negatives: Literal["all", "own"] = "all"
+    false_negative_margin: NotNegative | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.contrasts = self.negatives == "all"
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         if self.negatives == "own" and not views.negative.shape[1]:

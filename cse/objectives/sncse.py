@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import UserError, require_at_least, require_positive, require_within
+from cse.errors import NotNegative, Positive, UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import info_nce
 from cse.objectives.parts.functional import paired_cosine, weighted_mean
@@ -23,7 +25,7 @@ class SNCSE(Objective):
     without hard negatives. `cse.data.AugmentedViews` makes it of each text by `negative_augmentations` with
     `cse.augment.Negation`; the hard negatives of triplets serve as well. Of several, the mean counts, and a row without
     any adds 0. The authors read the vector at the mask token of a template (`pooler: mask`), and write both other texts
-    in a second template (`cse.data.InTemplates`). If rows have weights (`Batch.weight`), both means are weighted.
+    in a second template (`cse.data.InTemplates`).
 
     Args:
         temperature: Temperature of the contrast, > 0 (authors' command: 0.05).
@@ -43,25 +45,18 @@ class SNCSE(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.05,
-        margin_weight: float = 1e-3,
-        least_gap: float = 0.1,
-        largest_gap: float = 0.3,
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        require_at_least(0, "objective", margin_weight=margin_weight)
-        require_within("[-2, 2]", "objective", least_gap=least_gap, largest_gap=largest_gap)
-        if least_gap > largest_gap:
+    temperature: Positive = 0.05
+    margin_weight: NotNegative = 1e-3
+    least_gap: Annotated[float, "in [-2, 2]"] = 0.1
+    largest_gap: Annotated[float, "in [-2, 2]"] = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.least_gap > self.largest_gap:
             raise UserError(
-                f"objective.least_gap is {least_gap} and objective.largest_gap is {largest_gap}, so that no gap "
-                "satisfies both\nfix: give least_gap <= largest_gap"
+                f"objective.least_gap is {self.least_gap} and objective.largest_gap is {self.largest_gap}, so that no "
+                "gap satisfies both\nfix: give least_gap <= largest_gap"
             )
-        self.temperature, self.margin_weight = temperature, margin_weight
-        self.least_gap, self.largest_gap = least_gap, largest_gap
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         if views.positive.shape[1] != 1:

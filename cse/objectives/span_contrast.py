@@ -9,7 +9,7 @@ import torch
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.device import placed
 from cse.encoder.model import Encoder
-from cse.errors import UserError, require_positive
+from cse.errors import Positive, UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.functional import contrast, cosine_matrix
 from cse.objectives.parts.layouts import gathered
@@ -22,7 +22,7 @@ class SpanContrast(Objective):
 
     t_i is the projected vector of text i, the first view of its row, and S(i) are its spans, each the mean of its token
     states. D_ip sums e^{cos/t} over the spans of all texts, own ones included (`all`), or over p and the spans of other
-    texts (`self`). If rows have weights (`Batch.weight`), the mean over texts is weighted.
+    texts (`self`).
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.1).
@@ -44,13 +44,9 @@ class SpanContrast(Objective):
     encodes_views = True
     weighs_rows = True
 
-    def __init__(
-        self, *, temperature: float = 0.1, denominator: Literal["all", "self"] = "all", texts_as_negatives: bool = False
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        self.temperature, self.texts_as_negatives = temperature, texts_as_negatives
-        self.denominator: Literal["all", "self"] = denominator
+    temperature: Positive = 0.1
+    denominator: Literal["all", "self"] = "all"
+    texts_as_negatives: bool = False
 
     def setup(self, encoder: Encoder) -> None:
         if encoder.dim != encoder.hidden_size:

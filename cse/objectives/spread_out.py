@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_at_least
+from cse.errors import NotNegative
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import pair_sums
 
@@ -34,10 +34,8 @@ class SpreadOut(Objective):
 
     weighs_rows = True
 
-    def __init__(self, *, mean_weight: float = 1.0, second_weight: float = 1.0) -> None:
-        super().__init__()
-        require_at_least(0, "objective", mean_weight=mean_weight, second_weight=second_weight)
-        self.mean_weight, self.second_weight = mean_weight, second_weight
+    mean_weight: NotNegative = 1.0
+    second_weight: NotNegative = 1.0
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         sides = views.require_aligned("SpreadOut")  # (B, 1 + P, D')

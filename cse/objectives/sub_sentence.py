@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.device import placed
-from cse.errors import require_positive
+from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.functional import contrast, cosine_matrix
 from cse.objectives.parts.layouts import gathered
@@ -41,10 +41,7 @@ class SubSentence(Objective):
     encodes_views = True
     weighs_rows = True
 
-    def __init__(self, *, temperature: float = 0.1) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        self.temperature = temperature
+    temperature: Positive = 0.1
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         name, encoder = type(self).__name__, ctx.encoder

@@ -51,22 +51,19 @@ class SupCLSeq(Objective):
     encodes_views = True
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        rates: Sequence[float] = (0.0, 0.05, 0.2),
-        temperature: float = 0.05,
-        base_temperature: float | None = None,
-        reduce: Literal["out", "in"] = "out",
-    ) -> None:
-        super().__init__()
-        if not rates:
+    rates: Sequence[float] = (0.0, 0.05, 0.2)
+    temperature: float = 0.05
+    base_temperature: float | None = None
+    reduce: Literal["out", "in"] = "out"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rates:
             raise UserError("objective.rates is empty, so there is a single view\nfix: give at least one dropout rate")
-        for i, rate in enumerate(rates):
+        for i, rate in enumerate(self.rates):
             require_within("[0, 1)", "objective", **{f"rates[{i}]": rate})
-        self.rates, self.temperature, self.base_temperature = list(rates), temperature, base_temperature
-        self.reduce: Literal["out", "in"] = reduce
-        self.contrast = SupCon(temperature=temperature, base_temperature=base_temperature, reduce=reduce)
+        self.rates = list(self.rates)
+        self.contrast = SupCon(temperature=self.temperature, base_temperature=self.base_temperature, reduce=self.reduce)
 
     def setup(self, encoder: Encoder) -> None:
         if not any(True for _ in dropouts(encoder.backbone)):

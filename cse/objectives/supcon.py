@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_positive
+from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_view
 from cse.objectives.parts.functional import Contrast, contrast
@@ -20,7 +20,7 @@ class SupCon(Objective):
     Equation 2 of the paper, where P(a) are the other views with the label of a: the views of its row and those of other
     rows. With `reduce: in` it is equation 3, where the mean over P(a) stands inside the logarithm. The loss is the mean
     over the views that have a positive. Hard negatives have no label: they are candidates, and neither anchors nor
-    positives. If rows have weights (`Batch.weight`), the mean over views is weighted.
+    positives.
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.1).
@@ -43,19 +43,10 @@ class SupCon(Objective):
     requires = frozenset({"label"})
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.1,
-        base_temperature: float | None = None,
-        reduce: Literal["out", "in"] = "out",
-        anchors: Literal["all", "one"] = "all",
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature, base_temperature=base_temperature)
-        self.temperature, self.base_temperature = temperature, base_temperature
-        self.reduce: Literal["out", "in"] = reduce
-        self.anchors = anchors
+    temperature: Positive = 0.1
+    base_temperature: Positive | None = None
+    reduce: Literal["out", "in"] = "out"
+    anchors: Literal["all", "one"] = "all"
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         label = batch.require("label", type(self).__name__)  # (B,)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.device import placed
-from cse.errors import require_positive
+from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.blocks import by_rows
 from cse.objectives.parts.functional import Contrast, contrast, normalize
@@ -50,10 +50,11 @@ class Symile(Objective):
         "cosine of two vectors is not what was trained."
     )
 
-    def __init__(self, *, negatives: Literal["n", "n_squared"] = "n", temperature: float | None = None) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        self.negatives, self.temperature = negatives, temperature
+    negatives: Literal["n", "n_squared"] = "n"
+    temperature: Positive | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.log_scale = nn.Parameter(torch.zeros(()))  # of s, relative to its start
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:

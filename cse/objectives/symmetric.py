@@ -14,8 +14,7 @@ class SymmetricInfoNCE(Objective):
         L = 1/2 ( CE(a_i -> p_i against all p_j and n_j) + CE(p_i -> a_i against all a_j) )
 
     Hard negatives are candidates of the anchors alone. It is MultipleNegativesSymmetricRankingLoss of
-    sentence-transformers, whose cached form is `trainer.chunk_size` here. If rows have weights (`Batch.weight`), the
-    means are weighted.
+    sentence-transformers, whose cached form is `trainer.chunk_size` here.
 
     Args:
         temperature: t, dimensionless, > 0 (sentence-transformers: 0.05).
@@ -33,11 +32,14 @@ class SymmetricInfoNCE(Objective):
 
     weighs_rows = True
 
-    def __init__(self, *, temperature: float = 0.05, hardness: float = 0.0, hardness_of: Hardness = "all") -> None:
-        super().__init__()
-        self.temperature, self.hardness, self.hardness_of = temperature, hardness, hardness_of
-        self.there = SimCSE(temperature=temperature, hardness=hardness, hardness_of=hardness_of)
-        self.back = SimCSE(temperature=temperature)
+    temperature: float = 0.05
+    hardness: float = 0.0
+    hardness_of: Hardness = "all"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.there = SimCSE(temperature=self.temperature, hardness=self.hardness, hardness_of=self.hardness_of)
+        self.back = SimCSE(temperature=self.temperature)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         there, back = self.there(views, batch, ctx), self.back(*swapped(views, batch), ctx)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from cse.batch import Batch, LossOutput, Views
-from cse.errors import require_at_least
+from cse.errors import NotNegative
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.functional import triplet, weighted_mean
 
@@ -48,13 +48,12 @@ class Triplet(Objective):
     contrasts = False
     weighs_rows = True
 
-    def __init__(
-        self, *, distance: Literal["euclidean", "squared", "cosine"] = "euclidean", margin: float = 1.0
-    ) -> None:
-        super().__init__()
-        require_at_least(0, "objective", margin=margin)
-        self.distance, self.margin = distance, margin
-        if distance != "cosine":
+    distance: Literal["euclidean", "squared", "cosine"] = "euclidean"
+    margin: NotNegative = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distance != "cosine":
             self.similarity, self.note = "euclidean", LENGTH_COUNTS
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,12 +13,13 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.device import placed
 from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
-from cse.errors import require_at_least, require_positive
+from cse.errors import Count, Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_anchor
 from cse.objectives.parts.functional import Contrast, contrast, of_present
 from cse.objectives.parts.layouts import InBatch
-from cse.objectives.parts.whitening import Covariance, group_whiten
+
+Covariance = Literal["detached", "differentiable"]
 
 
 class WhitenedCSE(Objective):
@@ -57,19 +58,10 @@ class WhitenedCSE(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        temperature: float = 0.05,
-        group_size: int | None = 8,
-        shuffle: Literal["per_view", "contiguous"] = "per_view",
-        covariance: Covariance = "detached",
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature)
-        require_at_least(1, "objective", group_size=group_size)
-        self.temperature, self.group_size = temperature, group_size
-        self.shuffle, self.covariance = shuffle, covariance
+    temperature: Positive = 0.05
+    group_size: Count | None = 8
+    shuffle: Literal["per_view", "contiguous"] = "per_view"
+    covariance: Covariance = "detached"
 
     def setup(self, encoder: Encoder) -> None:
         if self.group_size is None:
@@ -118,3 +110,73 @@ def _each_positive(views: Views) -> list[Tensor]:
     which = torch.arange(size * positives, device=views.anchor.device) % positives  # (B P,)
     shared = torch.ones(size * negatives, dtype=torch.bool, device=views.anchor.device)
     return [torch.cat([which == p, shared]) for p in range(positives)]
+
+
+def group_whiten(
+    x: Tensor, group_size: int, *, permutation: Tensor | None = None, covariance: Covariance = "detached"
+) -> Tensor:
+    """ZCA-whiten the rows of x (n, D) within each group of `group_size` channels: (n, D), float32 at least.
+
+        y_g = (x_g - mean) S_g^{-1/2},    S_g = (x_g - mean)^T (x_g - mean) / n
+
+    Group whitening (Huang et al., CVPR 2021, arXiv:2009.13333); one group is plain ZCA whitening. A
+    direction without variance (a constant or repeated channel) cannot be scaled to 1 and is mapped to 0.
+
+    Args:
+        x: n rows, more than `group_size`: fewer cannot have a covariance of full rank.
+        group_size: Channels in a group; it divides D.
+        permutation: (D,) the order in which channels are put before adjacent ones are grouped; undone afterwards.
+        covariance: Whether the gradient passes through S as well, or through x - mean alone.
+
+    Raises:
+        ValueError: The group size does not divide D, or there are too few rows.
+    """
+    rows, channels = x.shape
+    if group_size < 1 or channels % group_size:
+        raise ValueError(f"group_size is {group_size}, which does not divide the {channels} channels of an embedding")
+    if rows <= group_size:
+        raise ValueError(f"batch_size is {rows} and group_size {group_size}: a group needs more rows than channels")
+    with torch.autocast(x.device.type, enabled=False):
+        x = x if x.dtype == torch.float64 else x.float()
+        shuffled = x if permutation is None else x[:, permutation]
+        groups = shuffled.reshape(rows, -1, group_size).transpose(0, 1)  # (G, n, d)
+        centered = groups - groups.mean(1, keepdim=True)
+        matrix = centered.mT @ centered / rows  # (G, d, d)
+        square = groups.detach().square().mean((1, 2))  # (G,)
+        rounding = (32 * torch.finfo(x.dtype).eps) ** 2 * square  # the variance that rounding gives to a constant
+        root = inverse_sqrt(matrix.detach() if covariance == "detached" else matrix, rounding)
+        white: Tensor = (centered @ root).transpose(0, 1).reshape(rows, channels)
+        return white if permutation is None else white[:, permutation.argsort()]
+
+
+def inverse_sqrt(matrix: Tensor, floor: Tensor) -> Tensor:
+    """S^{-1/2} of symmetric non-negative matrices (G, d, d).
+
+    Eigenvalues up to rounding or `floor` (G,) count as 0, and their directions are mapped to 0. Differentiable
+    everywhere, in closed form (Daleckii and Krein): with S = U diag(l) U^T and f = l^{-1/2},
+
+        dF = U ( K * U^T dS U ) U^T,    K_ij = (f_i - f_j) / (l_i - l_j) = - f_i^2 f_j^2 / (f_i + f_j)
+
+    in which the last form has no pole where eigenvalues coincide, unlike the derivative of the eigenvectors.
+    """
+    root: Tensor = _InverseSqrt.apply(matrix, floor)  # type: ignore[no-untyped-call, unused-ignore]
+    return root
+
+
+class _InverseSqrt(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, floor: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(matrix)  # (G, d) ascending, (G, d, d)
+        rounding = matrix.shape[-1] * torch.finfo(matrix.dtype).eps * values[:, -1]
+        kept = values > torch.maximum(rounding, floor)[:, None]
+        f = torch.where(kept, values, torch.ones_like(values)).rsqrt() * kept
+        ctx.save_for_backward(f, vectors)
+        root: Tensor = (vectors * f[:, None]) @ vectors.mT
+        return root
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        f, vectors = ctx.saved_tensors
+        product, total = f[:, :, None] * f[:, None, :], f[:, :, None] + f[:, None, :]
+        slope = -(product**2) / total.clamp_min(torch.finfo(f.dtype).tiny)
+        return vectors @ (slope * (vectors.mT @ grads[0] @ vectors)) @ vectors.mT, None

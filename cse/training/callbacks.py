@@ -18,8 +18,8 @@ from cse.files import write_json, write_text
 from cse.interfaces import Callback
 from cse.recipe import Recipe
 from cse.recipe.objects import ROWS
+from cse.training.checkpoint import saves_backbone
 from cse.training.run import Run
-from cse.training.saving import saves_backbone
 from cse.training.sources import sources, tokenized
 
 COLLAPSED = 0.995  # mean cosine of different sentences above which the vectors have collapsed

@@ -1,6 +1,7 @@
-"""The files from which a run resumes: state/, which is replaced as a whole, and metrics.jsonl.
+"""The files of a run: state/, from which it resumes, metrics.jsonl, and its checkpoints.
 
-It resumes bit for bit on a CPU, and on a GPU with `trainer.deterministic`.
+It resumes bit for bit on a CPU, and on a GPU with `trainer.deterministic`. Checkpoints are sentence encoders, or plain
+backbones if nothing in the run trains sentence vectors.
 """
 
 from __future__ import annotations
@@ -12,47 +13,28 @@ import pickle
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cse import distributed
+from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse.encoder.kinds import SavedAs
+from cse.encoder.language_models import save_backbone
 from cse.errors import UserError
 from cse.files import atomic_dir, read_sealed, recover, sha256_file, write_sealed
-from cse.training import shards
+from cse.objectives.masked_lm import MaskedLM, MaskedLMHead
+from cse.training import fsdp
 from cse.training.learner import Learner
+from cse.training.run import Progress, Run
+from cse.training.sources import similarities, sources
 
 TENSORS, ABOUT = "state.pt", "state.json"
-
-
-@dataclass(slots=True)
-class Progress:
-    """The progress of a run.
-
-    Attributes:
-        step: Optimizer steps taken.
-        best: The best dev score so far.
-        best_step: The step of the best score.
-        first: The dev score before training.
-        seconds: Time spent on training and evaluation, without interruptions.
-        eval_every: Steps between evaluations, where the run chose them.
-        log_bytes: Length of metrics.jsonl, which is cut back to it when the run resumes.
-        finished: Whether the run is complete.
-    """
-
-    step: int = 0
-    best: float | None = None
-    best_step: int | None = None
-    first: float | None = None
-    seconds: float = 0.0
-    eval_every: int | None = None
-    log_bytes: int = 0
-    finished: bool = False
 
 
 class States:
@@ -115,7 +97,7 @@ class States:
         first = distributed.rank() == 0
         if sharded:
             with atomic_dir(self.folder) if first else nullcontext() as made:
-                about["shards"] = shards.save(distributed.broadcast(made), learner, optimizers)
+                about["shards"] = fsdp.save(distributed.broadcast(made), learner, optimizers)
                 if made is not None:
                     _write(made, content, about)
             distributed.all_max(0)  # no process reads or continues before the folder is there
@@ -235,7 +217,7 @@ def load_tensors(
             "fix: start the run again, or publish its best/ as it is"
         ) from error
     if "shards" in about:
-        shards.load(folder, learner, optimizers, about["shards"])
+        fsdp.load(folder, learner, optimizers, about["shards"])
     else:
         _load_whole(saved, folder, learner, optimizers)
     if scaler is not None:
@@ -245,7 +227,7 @@ def load_tensors(
 
 
 def _await(path: Path, digest: str) -> None:
-    if not distributed.comes(partial(shards.is_whole, path, digest)):
+    if not distributed.comes(partial(fsdp.is_whole, path, digest)):
         raise UserError(
             f"--resume {path.parents[1]}: {path} is not the file that process 0 reads, on {distributed.me()}\n"
             "fix: give all nodes one folder on a shared file system"
@@ -300,3 +282,37 @@ class MetricsLog:
             file.flush()
             os.fsync(file.fileno())  # the state that counts these bytes is written next
             return file.tell()
+
+
+def saves_backbone(run: Run) -> bool:
+    """Tell whether checkpoints of the run are plain backbones. Soft prompts are none, whatever they are trained for."""
+    return not similarities(run) and not isinstance(run.encoder.adapter, SoftPrompts)
+
+
+def trained_head(run: Run) -> nn.Module | None:
+    """The masked-LM head that the run trains and saves with its backbone, the first if there are several, or None.
+
+    One with an output matrix of its own is not the backbone's, whose output matrix is that of its input embeddings.
+    """
+    if not saves_backbone(run):
+        return None
+    modules = [module for source in sources(run).values() for module in source.objective.modules()]
+    apart = {id(m.head) for m in modules if isinstance(m, MaskedLM) and m.output == "own"}
+    heads = [m for m in modules if isinstance(m, MaskedLMHead) and m.bias is not None and id(m) not in apart]
+    return heads[0] if heads else None
+
+
+def save(run: Run, name: str, *, whole: bool | None = None, precision: SavedAs = "fp32") -> None:
+    """Write a checkpoint to a folder of the run.
+
+    Args:
+        run: The run.
+        name: The name of the folder.
+        whole: See `Encoder.save`; a plain backbone is whole in any case.
+        precision: See `Encoder.save`.
+    """
+    if saves_backbone(run):
+        head = {} if run.head is None else run.head.state_dict()
+        save_backbone(run.encoder, run.folder / name, head, precision=precision)
+    else:
+        run.encoder.save(run.folder / name, whole=whole, precision=precision)

@@ -1,18 +1,20 @@
-"""Did it help, and what did it cost? The table that ends a run on a sentence encoder, and the merged checkpoint."""
+"""The tables that end a run, on a sentence encoder and of a distillation: did it help? And the merged checkpoint."""
 
 from __future__ import annotations
 
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
+from itertools import chain, islice
 
 from cse.console import say
 from cse.encoder.kinds import detect
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.evaluation import before_after, results, scoring, statistic
+from cse.evaluation import before_after, results, scoring, speed, statistic
 from cse.evaluation.before_after import DEV, GENERAL, OTHER, SEARCH, Change
 from cse.evaluation.encoding import resolve_precision
 from cse.evaluation.evaluator import EvalResult, RowEvaluator, chosen
@@ -20,12 +22,16 @@ from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.evaluation.results import Scored
 from cse.files import read_json, write_json
 from cse.interfaces import Callback
+from cse.objectives.feature_distillation import FeatureDistillation
+from cse.teachers.frozen import FrozenEncoder
+from cse.training.checkpoint import save, saves_backbone
 from cse.training.merge import merge_with_initial
 from cse.training.run import Run
-from cse.training.saving import save, saves_backbone
 
 TABLE = "helped.json"
 BEFORE = "before.json"  # with before.npz: what was scored before training, since only the run begins with that encoder
+DISTILLED = "distilled.json"
+TEXTS = 512  # texts of the data on which the speed is measured
 INITIAL, TRAINED, MERGED = "initial", "trained", "merged"
 
 
@@ -173,3 +179,80 @@ def _parts(run: Run, before: Scored) -> dict[str, list[str]]:
     search = [name for name in names if name == before_after.SEARCH_SET]
     general = [name for name in names if name not in [*dev, *other, *search]]
     return {DEV: dev, OTHER: other, GENERAL: general, SEARCH: search}
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The teacher or the student.
+
+    Attributes:
+        name: The checkpoint.
+        dev: The score by which the run selects; None without an evaluator.
+        megabytes: The size of the weights in float32.
+        layers: N.
+        dimensions: D.
+        sentences_per_s: The speed of `encode` in float32.
+    """
+
+    name: str
+    dev: float | None
+    megabytes: float
+    layers: int
+    dimensions: int
+    sentences_per_s: float
+
+    def __str__(self) -> str:
+        score = "" if self.dev is None else f"dev {self.dev:.2f}   "
+        return f"{score}{self.megabytes:.1f} MB   {self.sentences_per_s:,.0f} sentences/s   {self.name}"
+
+
+class Distilled(Callback):
+    """Compares the student of `FeatureDistillation` with its teacher: dev score, size, and sentences per second.
+
+    distilled.json in the folder of the run has the same numbers. Both encode the same texts, in turn, by the same code.
+    """
+
+    def on_end(self, run: Run) -> None:
+        """Write the table, unless the run is not over or has it already."""
+        teacher = getattr(run.objective, "teacher", None)
+        if not isinstance(run.objective, FeatureDistillation) or not isinstance(teacher, FrozenEncoder):
+            return
+        if run.interrupted or (run.folder / DISTILLED).is_file():
+            return
+        try:
+            old, new = compare(run, teacher)
+        except UserError as error:  # the run is complete, with or without its table
+            say("warning", f"teacher and student cannot be compared: {error}")
+            return
+        ratios = {"smaller": old.megabytes / new.megabytes, "faster": new.sentences_per_s / old.sentences_per_s}
+        said = "{smaller:.2f} times smaller, {faster:.2f} times faster".format(**ratios)
+        if new.dev is not None and old.dev:
+            ratios["kept"] = new.dev / old.dev
+            said = f"{ratios['kept']:.1%} of the teacher's score, {said}"
+        write_json(run.folder / DISTILLED, {"teacher": asdict(old), "student": asdict(new), **ratios})
+        say("teacher", str(old))
+        say("student", str(new))
+        say("distilled", said)
+
+
+def compare(run: Run, teacher: FrozenEncoder) -> tuple[Side, Side]:
+    """The teacher of a run and its best checkpoint."""
+    best = str(run.folder / "best")
+    encoders = {teacher.source or run.encoder.source: teacher.loaded(), best: Encoder.load(best)}
+    texts = list(islice(chain.from_iterable(example.texts for example in run.data), TEXTS))
+    for encoder in encoders.values():
+        encoder.to(run.encoder.device)
+    encode = {name: partial(encoder.encode, precision="fp32") for name, encoder in encoders.items()}
+    speeds = speed.measure(encode, {}, texts, seconds=0)
+    old, new = (
+        Side(
+            name=name,
+            dev=None if run.evaluator is None else float(run.evaluator(encoder)[run.evaluator.primary]),
+            megabytes=sum(p.numel() for p in encoder.parameters()) * 4 / 1e6,
+            layers=encoder.depth,
+            dimensions=encoder.dim,
+            sentences_per_s=speeds[name].sentences_per_s,
+        )
+        for name, encoder in encoders.items()
+    )
+    return old, new

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+import socket
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 
@@ -16,6 +19,7 @@ from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.device import available
 from cse.encoder.kinds import PACKAGES, without_layers
 from cse.encoder.prompts import choose_prompt
+from cse.environment import git_commit, versions
 from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.recipe.settings import Settings
@@ -34,11 +38,14 @@ OF_ROWS = {
 
 
 def check(run: Run) -> None:
-    """Check that data, collator, objective, encoder and settings work together.
+    """Check that data, collator, objective, encoder and settings work together, and are the same on all processes.
 
     Raises:
-        UserError: Some of them do not. The message names every problem, each on its own lines.
+        UserError: Some of them do not, and the message names every problem, each on its own lines; or one process
+            differs from the first, and it names that process, its machine, and what differs.
     """
+    if distributed.world_size() > 1:
+        compare(facts(run))
     problems = [*hardware.problems(run.settings), *_of_mixture(run), *_of_sources(run)]
     problems += fsdp.problems(run.settings, run.encoder)
     if not run.encoder.depth:
@@ -52,6 +59,34 @@ def check(run: Run) -> None:
         problems += merge.problems(run.encoder)
     if problems:
         raise UserError("\n".join(problems))
+
+
+def facts(run: Run) -> dict[str, str]:
+    """List what must be the same everywhere, by its name: versions, commit, each line of the recipe, the rows."""
+    lines = {f"the recipe's line {i}": line.strip() for i, line in enumerate(run.recipe.splitlines(), start=1)}
+    # A copy of a file on one machine may have as many rows and other texts.
+    rows = {"the number of rows": str(len(run.data)), "the sha256 of the rows": run.data.hash}
+    return versions() | {"the commit of cse": git_commit() or "-"} | lines | rows
+
+
+def compare(own: Mapping[str, str]) -> None:
+    """Compare the facts of all processes by their hash, and by themselves if that differs.
+
+    Raises:
+        UserError: A process differs from the first one; all processes raise it.
+    """
+    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+    digests = distributed.gather_objects(digest)
+    if len(set(digests)) == 1:
+        return
+    everyone = distributed.gather_objects((socket.gethostname(), dict(own)))
+    number = next(i for i, other in enumerate(digests) if other != digests[0])
+    (host, first), (there, other) = everyone[0], everyone[number]
+    what = next(name for name in {**first, **other} if first.get(name) != other.get(name))
+    raise UserError(
+        f"process {number} on {there} differs from process 0 on {host}: {what} is `{other.get(what, '')}` there, and "
+        f"`{first.get(what, '')}` here\nfix: give every process the same versions, recipe, options and data"
+    )
 
 
 def _of_sources(run: Run) -> list[str]:

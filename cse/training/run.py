@@ -1,4 +1,4 @@
-"""A run as its callbacks see it, and what a callback may do."""
+"""A run as its callbacks see it, and its progress."""
 
 from __future__ import annotations
 
@@ -14,34 +14,31 @@ from cse.encoder.model import Encoder
 from cse.evaluation.evaluator import EvalResult
 from cse.interfaces import Callback, Collator, Evaluator, Objective, RowSource, Sampler
 from cse.recipe.settings import Settings
-from cse.training.checkpoint import Progress
 
 
-class Callbacks(Callback):
-    """Several callbacks as one, called in their order."""
+@dataclass(slots=True)
+class Progress:
+    """The progress of a run.
 
-    def __init__(self, callbacks: Sequence[Callback]) -> None:
-        self.callbacks = callbacks
+    Attributes:
+        step: Optimizer steps taken.
+        best: The best dev score so far.
+        best_step: The step of the best score.
+        first: The dev score before training.
+        seconds: Time spent on training and evaluation, without interruptions.
+        eval_every: Steps between evaluations, where the run chose them.
+        log_bytes: Length of metrics.jsonl, which is cut back to it when the run resumes.
+        finished: Whether the run is complete.
+    """
 
-    def on_start(self, run: Run) -> None:
-        """Call each."""
-        for callback in self.callbacks:
-            callback.on_start(run)
-
-    def on_step(self, run: Run, metrics: dict[str, float]) -> None:
-        """Call each."""
-        for callback in self.callbacks:
-            callback.on_step(run, metrics)
-
-    def on_eval(self, run: Run, metrics: dict[str, float]) -> None:
-        """Call each."""
-        for callback in self.callbacks:
-            callback.on_eval(run, metrics)
-
-    def on_end(self, run: Run) -> None:
-        """Call each."""
-        for callback in self.callbacks:
-            callback.on_end(run)
+    step: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    first: float | None = None
+    seconds: float = 0.0
+    eval_every: int | None = None
+    log_bytes: int = 0
+    finished: bool = False
 
 
 @dataclass(slots=True)

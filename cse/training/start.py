@@ -15,13 +15,12 @@ from cse.files import check_writable, read_shaped, recover
 from cse.interfaces import Callback
 from cse.recipe import Recipe, build, load
 from cse.recipe.objects import as_options, resolve
-from cse.training import lengths, lost
+from cse.training import fitted, lost
 from cse.training.callbacks import Console, DataCheck, RunFiles
-from cse.training.checkpoint import Progress, changed_lines, load_progress
-from cse.training.distilled import Distilled
-from cse.training.helped import Helped
+from cse.training.checkpoint import changed_lines, load_progress
+from cse.training.helped import Distilled, Helped
 from cse.training.launch import common_start
-from cse.training.run import Run
+from cse.training.run import Progress, Run
 from cse.training.trainer import Trainer
 
 
@@ -194,5 +193,5 @@ def assemble(recipe: Recipe, folder: Path, watchers: Sequence[Callback] = ()) ->
         settings=built.trainer,
         callbacks=[RunFiles(recipe, folder), *watchers, *built.callbacks],
     )
-    lengths.fit(run)
+    fitted.fit_lengths(run)
     return run

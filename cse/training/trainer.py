@@ -23,7 +23,6 @@ from cse.evaluation.evaluator import run_evaluator
 from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
 from cse.training import (
-    agreement,
     fitted,
     fsdp,
     gradcache,
@@ -31,14 +30,13 @@ from cse.training import (
     memory,
     optimizers,
     preflight,
-    saving,
     sources,
     tracking,
 )
-from cse.training.checkpoint import MetricsLog, Progress, States, load_progress, load_tensors
+from cse.training.checkpoint import MetricsLog, States, load_progress, load_tensors, save, trained_head
 from cse.training.learner import Learner, diagnostics
 from cse.training.merge import FinalWeights
-from cse.training.run import Callbacks, Run
+from cse.training.run import Progress, Run
 
 
 class Trainer:
@@ -61,7 +59,6 @@ class Trainer:
         plugin = fsdp.plugin(run.encoder) if settings.parallel == "fsdp" else None
         # It starts the process group.
         self.accelerator = hardware.accelerator(settings, run.folder, several=several, plugin=plugin)
-        agreement.check(run)
         preflight.check(run)
         if settings.gradient_checkpointing:
             run.encoder.recompute()
@@ -76,7 +73,7 @@ class Trainer:
             objective.setup(run.encoder)  # before the optimizer, which takes the weights that this adds
         for similarity in sources.similarities(run).values():  # all are the same
             run.encoder.similarity = similarity  # of the checkpoints, and of the evaluator's scores
-        run.head = saving.trained_head(run)
+        run.head = trained_head(run)
         run.max_steps = self.batches.max_steps
         run.hardware = hardware.describe(self.accelerator)
 
@@ -96,7 +93,7 @@ class Trainer:
             with hardware.quiet_preparation():
                 self.wrapped, *self.optimizers = self.accelerator.prepare(self.learner, *made)
         # Only one process writes and prints. Callbacks cannot change training, so the others need none.
-        self.callbacks = Callbacks(run.callbacks if self.accelerator.is_main_process else ())
+        self.callbacks = run.callbacks if self.accelerator.is_main_process else ()
         self.log = MetricsLog(run.folder / "metrics.jsonl")
         every = {name or "the data": source.data for name, source in self.sources.items()}
         rows = {name: {"rows": len(data), "sha256": data.hash} for name, data in every.items()}
@@ -127,7 +124,7 @@ class Trainer:
             self.final.check(run.encoder)
             self._rehearse()
         with self._whole():
-            distributed.gather_results(partial(self.callbacks.on_start, run))  # what stops the first stops all
+            distributed.gather_results(self._start)  # what stops the first stops all
         if self.accelerator.is_main_process:
             self.log.cut(run.progress.log_bytes)  # steps after the last saved state are taken again
         if self.settings.trackers:
@@ -139,13 +136,18 @@ class Trainer:
         if not run.interrupted:
             tracking.log_result(self.accelerator, run)
         with self._whole(), self.final.of(run.encoder):
-            self.callbacks.on_end(run)
+            for callback in self.callbacks:
+                callback.on_end(run)
         # DDP goes before its process group: if it held the last reference, freeing the group would hold Python's lock
         # while a thread of the group waits for that lock.
         self.wrapped = self.learner
         self.accelerator.free_memory()
         self.accelerator.end_training()
         return run
+
+    def _start(self) -> None:
+        for callback in self.callbacks:
+            callback.on_start(self.run)
 
     def _rehearse(self) -> None:
         """Take the loss of every source's first batch, so that it can be refused before anything is written."""
@@ -178,7 +180,8 @@ class Trainer:
                 progress.step += 1
                 rows_of_step = distributed.world_size() * sum(part.size for part in parts)
                 sentences, steps = sentences + rows_of_step * parts[0].views, steps + 1
-                self.callbacks.on_step(run, metrics)
+                for callback in self.callbacks:
+                    callback.on_step(run, metrics)
                 run.interrupted = self._interrupted(due)
                 if due:
                     seconds = time.perf_counter() - since
@@ -200,9 +203,9 @@ class Trainer:
         self.states.wait()
         with self._whole(), self.final.of(self.run.encoder):
             if self.accelerator.is_main_process:
-                saving.save(self.run, "last", whole=False, precision=self.settings.save_precision)
+                save(self.run, "last", whole=False, precision=self.settings.save_precision)
                 if self.run.progress.best is None:  # without an evaluator the last weights are the best ones known
-                    saving.save(self.run, "best", precision=self.settings.save_precision)
+                    save(self.run, "best", precision=self.settings.save_precision)
         self.run.progress.finished = True
         self._save_state()
 
@@ -369,7 +372,7 @@ class Trainer:
                 if progress.best is None or score > progress.best:
                     progress.best, progress.best_step = score, progress.step
                     if self.accelerator.is_main_process:
-                        saving.save(run, "best", precision=self.settings.save_precision)
+                        save(run, "best", precision=self.settings.save_precision)
         if self.settings.eval_every is None and progress.eval_every is None:  # at the first evaluation
             progress.eval_every, run.scoring = fitted.spacing(run, letters)
         progress.seconds = time.perf_counter() - self.began
@@ -377,7 +380,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             progress.log_bytes = self.log.append({**record, "seconds": round(progress.seconds, 3)})
         self.accelerator.log(record, step=progress.step)
-        self.callbacks.on_eval(run, record)
+        for callback in self.callbacks:
+            callback.on_eval(run, record)
         run.ended = distributed.any_process(run.ended)  # callbacks are called on one process only
 
     def _save_state(self) -> None:

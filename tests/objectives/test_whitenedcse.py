@@ -8,8 +8,7 @@ import torch
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from cse.objectives import whitenedcse
-from cse.objectives.parts.whitening import group_whiten, inverse_sqrt
-from cse.objectives.whitenedcse import WhitenedCSE
+from cse.objectives.whitenedcse import WhitenedCSE, group_whiten, inverse_sqrt
 from tests.cases import cases, load
 from tests.objectives.helpers import Case, agrees, close, run
 

@@ -10,7 +10,7 @@ from cse.data.views.around import Masked
 from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
 from cse.evaluation.evaluators.held_out import HeldOut
-from cse.training import fitted, lengths
+from cse.training import fitted
 from cse.training.callbacks import Console
 from tests.runs import Dies, assert_resumes, make_run, metrics
 
@@ -21,7 +21,7 @@ def encoder(tiny_bert):
 
 
 def chosen(encoder, data, collator):
-    lengths.fit(SimpleNamespace(encoder=encoder, data=data, collator=collator))
+    fitted.fit_lengths(SimpleNamespace(encoder=encoder, data=data, collator=collator))
     return collator.max_length
 
 

@@ -21,7 +21,7 @@ from cse import cli, distributed
 from cse.data.datasets import Texts
 from cse.errors import UserError
 from cse.recipe.settings import Settings
-from cse.training import agreement, hardware, launch, lost, start
+from cse.training import hardware, launch, lost, preflight, start
 from cse.training.trainer import Trainer
 from tests.runs import command, make_run, metrics, triplets_recipe
 
@@ -96,16 +96,16 @@ def test_workers_need_shared_memory(monkeypatch, tmp_path):
 def versions_of(rank: int, folder: str, backbone: str) -> list[str]:
     """What is said of another torch, and of other rows, on the second process."""
     run = make_run(Path(folder) / str(rank), backbone)
-    found = [agreement.facts(run)]
+    found = [preflight.facts(run)]
     found += [{**found[0], "torch": f"2.{rank}"}, {**found[0], "the number of rows": f"{rank}"}]
     texts = run.data.path  # as a copy that was not renewed on one machine
     Path(texts).write_text(Path(texts).read_text().replace("cat", f"cat{rank}"))
     run.data = Texts(texts)
-    found.append(agreement.facts(run))
+    found.append(preflight.facts(run))
     messages = []
     for facts in found:
         try:
-            agreement.compare(facts)
+            preflight.compare(facts)
             messages.append("")
         except UserError as error:
             messages.append(str(error))

@@ -13,8 +13,7 @@ from cse.evaluation.results import Scored
 from cse.interfaces import Callback, Evaluator
 from cse.objectives.feature_distillation import FeatureDistillation
 from cse.teachers.frozen import FrozenEncoder
-from cse.training.distilled import TABLE, Distilled
-from cse.training.helped import Helped
+from cse.training.helped import DISTILLED, Distilled, Helped
 from cse.training.trainer import Trainer
 from tests.runs import NO_DROPOUT, Dies, Spread, make_run, metrics, weights, write_recipe, write_triplets
 from tests.training.helpers import trained_by
@@ -208,7 +207,7 @@ def test_a_run_ends_with_teacher_and_student(teacher, tmp_path, capsys):
     run = distilling(tmp_path / "run", teacher)
     run.callbacks = [Distilled()]
     Trainer(run).fit()
-    found = json.loads((run.folder / TABLE).read_text())
+    found = json.loads((run.folder / DISTILLED).read_text())
     assert (found["teacher"]["layers"], found["student"]["layers"]) == (2, 1)
     places = (teacher, str(run.folder / "best"))
     scores = [Spread()(Encoder.load(place))["spread"] for place in places]
@@ -227,4 +226,4 @@ def test_other_runs_have_no_such_table(tiny_bert, tmp_path, capsys):
     run = make_run(tmp_path / "run", tiny_bert, max_steps=1)
     run.callbacks = [Distilled()]
     Trainer(run).fit()
-    assert not (run.folder / TABLE).exists()
+    assert not (run.folder / DISTILLED).exists()

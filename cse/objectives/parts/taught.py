@@ -15,11 +15,6 @@ Similarity = Literal["dot", "cosine"]
 DOT = "The vectors were trained by their dot product: compare them by it, not by their cosine."
 
 
-def requires(teacher: Teacher | None) -> frozenset[str]:
-    """The fields of the batch that the opinion needs: those of the teacher, or its columns."""
-    return frozenset({"teacher"}) if teacher is None else teacher.requires
-
-
 def own_similarity(rows: Tensor, similarity: Similarity) -> Tensor:
     """(B, V - 1) similarity of the first vector of each row (B, V, D) with each of the others, in float32 at least."""
     with torch.autocast(rows.device.type, enabled=False):
