@@ -400,9 +400,6 @@ class Forward(nn.Module):
     def compile_layers(self, backend: str = "inductor") -> Compiled:
         """From here on, training runs compiled layers; the numbers are the same up to rounding and dropout's draws.
 
-        Args:
-            backend: The compiler, by its name in `torch.compile`.
-
         Raises:
             UserError: The encoder cannot; see `cannot_compile`.
         """

@@ -58,12 +58,7 @@ class Kind:
 
 
 def detect(source: str, revision: str | None = None, *, option: str = "model") -> Kind:
-    """The kind of a model, from config.json, modules.json and the names of its other files.
-
-    Args:
-        source: `asset:NAME`, a folder, or a Hub id, of which only the settings are fetched.
-        revision: Commit, tag or branch, for a Hub id.
-        option: The option that names the source, for error messages.
+    """The kind of a model, from config.json, modules.json and the names of its other files; see `fetch`.
 
     Raises:
         UserError: The model cannot be found, or no encoder of texts can be made of it.

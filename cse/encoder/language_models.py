@@ -75,9 +75,9 @@ def _with_head(backbone: PreTrainedModel, head: Mapping[str, Tensor]) -> PreTrai
     return None if any(weight.is_meta for weight in model.parameters()) else model
 
 
-def load_masked_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Load a frozen masked language model, which `option` names, in float32 and evaluation mode, and its tokenizer."""
-    from transformers import AutoModelForMaskedLM, AutoTokenizer
+def _load(auto: Any, source: str, option: str) -> tuple[Any, PreTrainedTokenizerBase, list[str]]:
+    """A frozen model of a class, in float32 and evaluation mode, its tokenizer, and the weights that it lacks."""
+    from transformers import AutoTokenizer
 
     folder = fetch(source, option=option)
     check_sums(folder)
@@ -85,26 +85,28 @@ def load_masked_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenize
     with explained(source, option):
         require_size(read_config(folder), folder)
         tokenizer = AutoTokenizer.from_pretrained(where)
-        model, info = AutoModelForMaskedLM.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
-    missing = f"the weight {min(info['missing_keys'])}" if info["missing_keys"] else None
-    if missing is None and tokenizer.mask_token_id is None:
-        missing = "a mask token"
-    if missing:
+        model, info = auto.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
+    return model.eval().requires_grad_(False), tokenizer, sorted(info["missing_keys"])
+
+
+def load_masked_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load a frozen masked language model, which `option` names, in float32 and evaluation mode, and its tokenizer."""
+    from transformers import AutoModelForMaskedLM
+
+    model, tokenizer, absent = _load(AutoModelForMaskedLM, source, option)
+    if absent or tokenizer.mask_token_id is None:
+        missing = f"the weight {absent[0]}" if absent else "a mask token"
         raise UserError(
             f"{option} {source!r} is not a trained masked language model: it lacks {missing}\n"
             "fix: give a masked language model, such as asset:mini, bert-base-uncased or distilroberta-base"
         )
-    return model.eval().requires_grad_(False), tokenizer
+    return model, tokenizer
 
 
 class TokenGenerator:
     """A frozen masked LM that fills in masked texts. It is not a module, so that no checkpoint holds a copy of it.
 
-    Args:
-        source: `asset:NAME`, a folder in Hugging Face layout, or a Hub id, with a masked-LM head.
-        tokenizer: The tokenizer of the texts, whose vocabulary the masked LM must share.
-        dropout: Whether the dropout of the masked LM is on.
-        option: The option that names the source, for error messages, such as `objective.generator`.
+    It must share the vocabulary of the texts' tokenizer. `option` names its source in messages.
     """
 
     def __init__(self, source: str, tokenizer: PreTrainedTokenizerBase, *, dropout: bool, option: str) -> None:
@@ -147,23 +149,15 @@ class TokenGenerator:
 
 def load_causal_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenizerBase]:
     """Load a frozen causal language model, which `option` names, in float32 and evaluation mode, and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    kind = detect(source, option=option)
-    missing: list[str] = []
+    kind, lacks = detect(source, option=option), ""
     if kind.name == "causal":
-        folder = fetch(source, option=option)
-        check_sums(folder)
-        where = str(folder)
-        with explained(source, option):
-            require_size(read_config(folder), folder)
-            tokenizer = AutoTokenizer.from_pretrained(where)
-            model, info = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
-        missing = sorted(info["missing_keys"])
-    if kind.name != "causal" or missing:
-        lacks = f"lacks the weight {missing[0]}" if missing else f"is a {kind.describe()}"
+        model, tokenizer, absent = _load(AutoModelForCausalLM, source, option)
+        lacks = f"lacks the weight {absent[0]}" if absent else ""
+    if kind.name != "causal" or lacks:
         raise UserError(
-            f"{option} {source!r} {lacks}, and cannot say how probable a text is\n"
+            f"{option} {source!r} {lacks or f'is a {kind.describe()}'}, and cannot say how probable a text is\n"
             "fix: give a causal language model with its output layer, such as asset:smollm2"
         )
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
@@ -171,7 +165,6 @@ def load_causal_lm(source: str, *, option: str) -> tuple[Any, PreTrainedTokenize
             f"{option} {source!r} has no token at which a text begins or ends\n"
             "fix: give a model whose tokenizer has a bos_token or an eos_token"
         )
-    model.eval().requires_grad_(False)
     if not _ends_in_output_layer(model):
         raise UserError(
             f"{option} {source!r} scales its logits or caps them after its output layer, which cse does not compute\n"

@@ -78,12 +78,7 @@ def cut_states(model: nn.Module, states: Sequence[Tensor], layer: int) -> Sequen
 
 
 class Compiled:
-    """The compiled layers of a backbone.
-
-    Args:
-        model: The backbone, whose layers are compiled from here on.
-        longest: The most tokens that it can position.
-        backend: The compiler, by its name in `torch.compile`.
+    """The compiled layers of a backbone, which can position `longest` tokens, by a compiler of `torch.compile`.
 
     Attributes:
         graphs: The number of graphs made so far: at most one for each bucket, kind of layer and mode. Nearly all

@@ -47,13 +47,8 @@ def prompted(backbone: nn.Module, table: Tensor, attention_mask: Tensor, *, drop
     """Arguments, besides the tokens, with which a backbone runs behind the prompts.
 
     The prompts are a cache of P earlier tokens: every query sees them, no output is added for them, and the positions
-    of words are shifted by P (positions P.., after the pad id in RoBERTa).
-
-    Args:
-        backbone: A transformer of Hugging Face whose forward takes a cache.
-        table: (P, 2 layers heads size).
-        attention_mask: (n, L), of the words, padded on the right.
-        dropout: Dropout on the prompts, per row.
+    of words (n, L), padded on the right, are shifted by P (positions P.., after the pad id in RoBERTa). The table is
+    (P, 2 layers heads size).
 
     Source: YJiangcm/PromCSE, promcse/models.py:165-167; transformers 4.2.1, modeling_bert.py:194, 271-272.
     """

@@ -17,7 +17,6 @@ from cse.encoder.vectors import unit
 from cse.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 Range: TypeAlias = tuple[int, int]  # the first character, and the one after the last
@@ -33,9 +32,16 @@ def prepared(
     Returns:
         The tokenizer, and whether it had no pad token.
     """
-    mended = _mend_padding(tokenizer)
-    if lower_case:
-        _lower_cased(tokenizer)
+    from tokenizers.normalizers import Lowercase, Sequence
+
+    mended, rust = tokenizer.pad_token is None, tokenizer.backend_tokenizer
+    if (
+        mended
+    ):  # padding is masked, so any token of the vocabulary will do; a new one would have no row in the embeddings
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    # As `do_lower_case` of sentence-transformers asks, texts are lower-cased first.
+    if lower_case and (rust.normalizer is None or "A" in rust.normalizer.normalize_str("A")):
+        rust.normalizer = Sequence([Lowercase(), *([rust.normalizer] if rust.normalizer is not None else [])])
     return (tokenizer if template is None else bake(tokenizer, template)), mended
 
 
@@ -106,24 +112,6 @@ def pad(rows: Sequence[Sequence[int] | NDArray[np.int32]], pad_id: int) -> tuple
     ids = np.full(mask.shape, pad_id, dtype=np.int64)
     ids[mask] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows]) if len(rows) else []
     return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
-
-
-def _mend_padding(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Give a tokenizer without a pad token one; returns whether it had none."""
-    if tokenizer.pad_token is not None:
-        return False
-    # Padding is masked, so any token of the vocabulary will do; a new one would have no row in the embeddings.
-    tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
-    return True
-
-
-def _lower_cased(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make a tokenizer lower-case every text first, as `do_lower_case` of sentence-transformers asks."""
-    from tokenizers.normalizers import Lowercase, Sequence
-
-    rust = tokenizer.backend_tokenizer
-    if rust.normalizer is None or "A" in rust.normalizer.normalize_str("A"):
-        rust.normalizer = Sequence([Lowercase(), *([rust.normalizer] if rust.normalizer is not None else [])])
 
 
 def places(text: str, offsets: Iterable[Range], prompt: str = "") -> list[Range]:
@@ -209,8 +197,6 @@ def require_tokens(
 
 def side_by_side(masks: Sequence[NDArray[np.bool_]], length: int) -> Tensor:
     """Spans (S, L) of n rows, of unequal numbers, as one mask (n, S, `length`), with S >= 1."""
-    import torch
-
     out = np.zeros((len(masks), max([1, *map(len, masks)]), length), dtype=bool)
     for row, mask in zip(out, masks, strict=True):
         row[: len(mask), : mask.shape[1]] = mask

@@ -15,16 +15,7 @@ def halves(dim: int) -> list[int]:
 
 
 def check(dimensions: Sequence[int], dim: int | None = None, *, option: str) -> None:
-    """Raise unless these are widths of a vector, each given once; their order does not matter.
-
-    Args:
-        dimensions: The widths.
-        dim: D, the size of a whole vector, if it is known.
-        option: The name of the option that gave them, for the error message.
-
-    Raises:
-        UserError: A width is not an integer from 1 to D, or occurs twice, or there is none.
-    """
+    """Raise unless these are widths of a vector of `dim` numbers, integers from 1 to D, each given once by `option`."""
     most = "integers of 1 or more" if dim is None else f"integers from 1 to {dim}"
     if not dimensions:
         raise UserError(f"{option} names no width\nfix: give {most}")

@@ -73,7 +73,15 @@ def diff(
     device: Device = "auto",
     precision: Precision = "fp32",
 ) -> list[Difference]:
-    """The words that make two texts differ, with scores; see `differences`.
+    """The words that make two texts differ: how much each word of a text differs from the other text.
+
+        align    token i of a: 1 - max_j cos(h_i, h'_j)                        over the word tokens j of b
+        delete   n-gram g of a: (cos(s - s_g, s') - cos(s, s') + 1) / 2        s, s_g: sums of token states
+        mask     token i of a: 1 - max(0, (l_0 - l_1) / max(l_0, l_1))         l: loss of i, masked, without and with b
+
+    h are states of the last layer. In `delete`, the score of a token is sum_g (score_g / |g|) / sum_g (1 / |g|) over
+    the n-grams g that contain it, of 1 to `max_n` tokens; scores lie near 0.5. In `mask`, a masked language model reads
+    a alone, and behind b; its head is that of the encoder's checkpoint. Texts are read without prompts.
 
     Args:
         a: A text, or a list of texts; on the command line, a file of texts as for `cse encode`.
@@ -88,47 +96,8 @@ def diff(
         For each pair, its words and their scores: `cse.diff("one text", "another")[0].words_a`.
 
     Raises:
-        UserError: The model cannot be loaded, the numbers of texts differ, or an argument is out of range.
-    """
-    first, second = ([text] if isinstance(text, str) else list(text) for text in (a, b))
-    if len(first) != len(second):
-        raise UserError(f"a has {len(first)} texts and b has {len(second)}\nfix: give one text of b for each of a")
-    encoder = model if isinstance(model, Encoder) else Encoder.load(name_of(model)).to(choose(device))
-    pairs = list(zip(first, second, strict=True))
-    return differences(encoder, pairs, method=method, max_n=max_n, precision=precision)
-
-
-def differences(
-    encoder: Encoder,
-    pairs: Sequence[tuple[str, str]],
-    *,
-    method: Method = "align",
-    max_n: int = 1,
-    precision: Precision = "fp32",
-) -> list[Difference]:
-    """Hold how much each word of the texts of pairs differs from the other text.
-
-        align    token i of a: 1 - max_j cos(h_i, h'_j)                        over the word tokens j of b
-        delete   n-gram g of a: (cos(s - s_g, s') - cos(s, s') + 1) / 2        s, s_g: sums of token states
-        mask     token i of a: 1 - max(0, (l_0 - l_1) / max(l_0, l_1))         l: loss of i, masked, without and with b
-
-    h are states of the last layer. In `delete`, the score of a token is sum_g (score_g / |g|) / sum_g (1 / |g|) over
-    the n-grams g that contain it, of 1 to `max_n` tokens; scores lie near 0.5. In `mask`, a masked language model reads
-    a alone, and behind b; its head is that of the encoder's checkpoint.
-
-    Args:
-        encoder: What reads the texts, without prompts.
-        pairs: Two texts each.
-        method: See `diff`.
-        max_n: Largest n-gram of `delete` (paper: 1).
-        precision: See `Encoder.encode`.
-
-    Returns:
-        For each pair, the words of both texts with their scores.
-
-    Raises:
-        UserError: An argument is out of range, a text is too long, or `mask` is asked of a checkpoint without a
-            masked-LM head.
+        UserError: The model cannot be loaded, the numbers of texts differ, an argument is out of range, a text is too
+            long, or `mask` is asked of a checkpoint without a masked-LM head.
 
     Deviations:
         Partners of the authors' `align` run over special tokens and padding too. Their `delete` has a smallest n-gram,
@@ -141,23 +110,28 @@ def differences(
     require_at_least(1, "diff", max_n=max_n)
     if max_n != 1 and method != "delete":
         raise UserError(f"max_n is {max_n}, which method {method} does not use\nfix: omit it, or choose method delete")
+    first, second = ([text] if isinstance(text, str) else list(text) for text in (a, b))
+    if len(first) != len(second):
+        raise UserError(f"a has {len(first)} texts and b has {len(second)}\nfix: give one text of b for each of a")
+    encoder = model if isinstance(model, Encoder) else Encoder.load(name_of(model)).to(choose(device))
     if method == "mask" and not encoder.depth:
         raise UserError(
             f"{encoder.source} holds static vectors, and method mask needs layers\nfix: choose align or delete"
         )
+    pairs = list(zip(first, second, strict=True))
     if method == "mask":
         return _by_masked_lm(*load_masked_lm(encoder.source, option="--model"), pairs)
     found = []
     with inference(encoder, precision, encoder.device):
-        for a, b in pairs:
-            read = [_read(encoder, text) for text in (a, b)]
+        for pair in pairs:
+            read = [_read(encoder, text) for text in pair]
             at = [words(where) for _, where in read]
             ids, mask = (tensor.to(encoder.device) for tensor in encoder.pad([ids for ids, _ in read]))
             states = encoder.states(ids, mask).hidden[-1].float().cpu()  # (2, L, H)
             both = (states[0], states[1], at[0], at[1])
             scores = align(*both) if method == "align" else delete(*both, max_n=max_n)
-            sides = zip((a, b), read, at, scores, strict=True)
-            found.append(Difference(a, b, *(_words(text, where, own, each) for text, (_, where), own, each in sides)))
+            sides = zip(pair, read, at, scores, strict=True)
+            found.append(Difference(*pair, *(_words(text, where, own, each) for text, (_, where), own, each in sides)))
     return found
 
 
@@ -182,7 +156,7 @@ def delete(
     *,
     max_n: int = 1,
 ) -> tuple[list[float], list[float]]:
-    """DiffDel of the words of two texts; the arguments are those of `align`, and `max_n` is that of `differences`."""
+    """DiffDel of the words of two texts; the arguments are those of `align`, and `max_n` is that of `diff`."""
     own, other = (
         states[[i for word in found for i in word]] for states, found in ((states_a, words_a), (states_b, words_b))
     )

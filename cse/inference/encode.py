@@ -271,23 +271,13 @@ def encode_file(
     experts: Experts | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> tuple[int, int]:
-    """Write the vectors of texts, one row for each text in their order; an empty text has a vector too.
+    """Write the vectors of texts, one row for each text in their order; an empty text has a vector too. See `encode`.
 
-    If the call is killed, the same call resumes, and the file has the same bytes as without the interruption (on the
-    same machine with the same number of threads). Shards have, one after another, the rows of the one file that would
-    be written without them; those that exist are left as they are.
-
-    Arguments that `encode` has are the same. Without `shards`, everything goes into one file; `cut` has the number of
-    rows of every shard. `quantizer` makes codes of the vectors when a file is complete. `experts` encode each text by
-    the adapter of its label; `encoder` is then theirs. `progress` is called with the number of complete rows, at first
-    and after each block.
-
-    Returns:
-        (n, D), or the number of codes of a row instead of D.
-
-    Raises:
-        UserError: An argument is out of range, the disk is full, or there is a partial file that was made from other
-            texts, another checkpoint or other options; or a folder of shards that were.
+    A file has the same bytes as without an interruption (on the same machine with the same number of threads). Shards
+    have, one after another, the rows of the one file that would be written without them; `cut` has the number of rows
+    of every shard, and those that exist are left as they are. `quantizer` makes codes of the vectors when a file is
+    complete. `experts` encode each text by the adapter of its label; `encoder` is then theirs. `progress` is called
+    with the number of complete rows, at first and after each block.
     """
     check_out(out, in_shards=bool(shards))
     size = encoder.dim if dimensions is None else dimensions

@@ -58,11 +58,9 @@ SENTENCES = (
 
 
 class OnnxEncoder:
-    """Encodes texts with an exported folder, without the model in torch and without transformers.
+    """Encodes texts with a folder that `export` wrote, without the model in torch and without transformers.
 
-    Args:
-        folder: A folder that `export` wrote.
-        threads: Number of processor threads. None: the number that torch uses.
+    It runs on `threads` threads; None: as many as torch uses.
 
     Raises:
         UserError: The folder is not an export, or onnxruntime is not installed.

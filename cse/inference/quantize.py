@@ -117,10 +117,6 @@ def calibration_file(model: str, out: Path) -> Path:
 class Quantizer:
     """Quantizes vectors on disk, by the ranges of a file, or by their own, which are then saved there.
 
-    Args:
-        kind: The kind of the codes.
-        path: The file of the ranges, for int8 and uint8.
-
     Attributes:
         calibration: The ranges; None until they are known, and for kinds that need none.
         measured: Whether they were measured, and not read.
@@ -312,7 +308,7 @@ def nearest(
     found = Nearest(np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32))
     for i, query in enumerate(np.asarray(queries, dtype=np.float32)):
         rough = _first_pass(query, corpus, kind, calibration)  # (n,)
-        best = _largest(rough, min(multiplier * k, len(corpus)))
+        best = np.argsort(-rough, kind="stable")[: min(multiplier * k, len(corpus))]  # of equal ones, the first
         exact = dequantize(corpus[best], kind, calibration)[:, :size] if vectors is None else vectors[best]
         scores = exact @ query
         order = np.lexsort((best, -scores))[:k]
@@ -333,8 +329,3 @@ def _first_pass(
         else:
             parts.append(-BITS[as_bytes(block, kind) ^ code].sum(1, dtype=np.float32))  # the negative Hamming distance
     return np.concatenate(parts)
-
-
-def _largest(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """The rows of the `count` largest scores; of equal ones, the first."""
-    return np.argsort(-scores, kind="stable")[:count]

@@ -75,10 +75,8 @@ def launched(*, torchrun: bool = True) -> tuple[int, int]:
     """The number of this process, from 0, and the number of processes that were started together.
 
     They are those of torchrun (RANK of WORLD_SIZE), or else of srun (SLURM_PROCID of SLURM_NTASKS), multiplied by the
-    tasks of an array job of SLURM (SLURM_ARRAY_TASK_ID, whatever it begins with, of SLURM_ARRAY_TASK_COUNT).
-
-    Args:
-        torchrun: Whether the processes of one torchrun count as several.
+    tasks of an array job of SLURM (SLURM_ARRAY_TASK_ID, whatever it begins with, of SLURM_ARRAY_TASK_COUNT). Without
+    `torchrun`, the processes of one torchrun count as one.
 
     Raises:
         UserError: The environment is that of a launcher, and its numbers do not fit together.

@@ -117,14 +117,9 @@ def whiten(
     method: Method = "whiten",
     components: int | None = None,
 ) -> Encoder:
-    """Append what a method fits on the texts, and scaling to unit length, to the encoder.
+    """Append what a method fits on the texts, and scaling to unit length, to the encoder, which is changed.
 
-    Args:
-        encoder: The encoder, which is changed.
-        texts: The texts to fit on. A set that the encoder is scored on must not be among them.
-        k: Number of dimensions that `whiten` keeps; see `fit_whitening`.
-        method: `whiten`, `clip` (`fit_clip`) or `all-but-the-top` (`fit_all_but_the_top`).
-        components: Number of directions that `all-but-the-top` removes.
+    The arguments are those of `whiten_checkpoint`. The texts must not be a set that the encoder is scored on.
 
     Raises:
         UserError: The method does not exist or cannot be fitted, or an option is that of another method.

@@ -47,10 +47,7 @@ class CoSENT(Objective):
 def rank_loss(scaled: Tensor, score: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The loss of `CoSENT`, and the share of ordered pairs that are in the wrong order.
 
-    Args:
-        scaled: (n,) values of the pairs of texts, divided by the temperature.
-        score: (n,) scores that they should be ordered by.
-        weight: (n,) how much each pair of texts counts. None: all alike.
+    The n pairs of texts have values, divided by the temperature, scores that they should be ordered by, and weights.
 
     Raises:
         ValueError: There are too many pairs to compare all.

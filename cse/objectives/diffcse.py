@@ -122,11 +122,7 @@ class DiffCSE(Objective):
     def edited(self, batch: Batch, ctx: StepContext, size: int, length: int) -> Tensor:
         """(n, L) x'': this process's texts with the generator's tokens; the first token is never replaced.
 
-        Args:
-            batch: The batch.
-            ctx: The step.
-            size: B, over all processes.
-            length: The largest L over all processes.
+        `size` is B and `length` the largest L, both over all processes.
         """
         device, mask = ctx.encoder.device, batch.attention_mask.flatten(0, 1)
         ids, masked = (

@@ -74,12 +74,8 @@ class MaskedLM(Objective):
 def token_loss(logits: Tensor, target: Tensor, row: Tensor, batch: Batch, ctx: StepContext) -> tuple[Tensor, Tensor]:
     """The mean cross-entropy of the predicted tokens of all processes, and the share of those that are most probable.
 
-    Args:
-        logits: (M, vocabulary) of this process's tokens.
-        target: (M,) the tokens.
-        row: (M,) this process's row that each belongs to, whose weight (`Batch.weight`) the token has.
-        batch: The batch.
-        ctx: The step.
+    This process has M tokens, the `target`, with logits (M, vocabulary); each has the weight (`Batch.weight`) of its
+    row among those of this process.
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     hits = (logits.argmax(-1) == target).sum()

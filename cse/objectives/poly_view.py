@@ -49,7 +49,8 @@ class PolyView(Objective):
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         if self.form == "sufficient":
-            result = by_view(views, batch, self._rows, _unit_with, candidates=self._with_rest(views))
+            candidates = self._with_rest(views)  # (N, D') unit vectors
+            result = by_view(views, batch, self._rows, lambda a, b: dot_matrix(normalize(a), b), candidates=candidates)
         else:
             result = by_view(views, batch, self._rows)
         return LossOutput(result.loss, {"skipped": result.skipped.float()})
@@ -77,8 +78,3 @@ class PolyView(Objective):
             length = rest.detach().norm(dim=-1, keepdim=True)  # (A, 1)
             rest = normalize(torch.where(length > SHORTEST, rest, 0.0))
         return torch.cat([rest, normalize(views.negative.flatten(0, 1))])
-
-
-def _unit_with(a: Tensor, b: Tensor) -> Tensor:
-    """Dot product of the directions of a (A, D') with b (N, D'): (A, N)."""
-    return dot_matrix(normalize(a), b)

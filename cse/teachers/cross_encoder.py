@@ -16,19 +16,13 @@ def is_cross_encoder(folder: Path) -> bool:
 
 
 def load_cross_encoder(name: str, folder: Path, *, option: str, fix: str) -> Any:
-    """The cross-encoder in a folder.
-
-    Args:
-        name: The name that was given, for messages.
-        folder: The folder.
-        option: The option that gave it.
-        fix: What to give instead.
+    """The cross-encoder in a folder, of which `option` gave the name.
 
     Raises:
-        UserError: The model cannot be loaded, or has no trained head.
+        UserError: The model cannot be loaded, or has no trained head; `fix` says what to give instead.
     """
     try:
-        kinds = read_json(folder / "config.json").get("architectures") or []
+        kinds = _architectures(folder)
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{option} {name} cannot be read: {error}\nfix: {fix}") from error
     if not is_cross_encoder(folder):  # its head would be random
@@ -46,7 +40,10 @@ def load_cross_encoder(name: str, folder: Path, *, option: str, fix: str) -> Any
 
 def _has_trained_head(folder: Path) -> bool:
     try:
-        kinds = read_json(folder / "config.json").get("architectures") or []
+        return any(kind.endswith("ForSequenceClassification") for kind in _architectures(folder))
     except (OSError, ValueError, AttributeError):
         return False
-    return any(str(kind).endswith("ForSequenceClassification") for kind in kinds)
+
+
+def _architectures(folder: Path) -> list[str]:
+    return [str(kind) for kind in read_json(folder / "config.json").get("architectures") or []]

@@ -125,10 +125,7 @@ class Console(Callback):
 def spacing(each: float, training: float, steps: int) -> str:
     """The interval of evaluations that keeps scoring at a tenth of a run's time, in words.
 
-    Args:
-        each: Seconds of one evaluation, of which there is one before the first step.
-        training: Seconds of all steps.
-        steps: Number of steps.
+    One evaluation, of which there is one before the first step, takes `each` seconds, and all steps take `training`.
     """
     most = int(training * SCORING_SHARE / (1 - SCORING_SHARE) / each) - 1 if each else steps
     if most < 1:
@@ -216,12 +213,7 @@ def start_warnings(run: Run) -> list[str]:
 
 
 def end_warnings(run: Run, last: float | None) -> list[str]:
-    """Say in words what a finished run has to tell besides its best score.
-
-    Args:
-        run: The run.
-        last: The dev score of its last evaluation.
-    """
+    """Say in words what a finished run has to tell besides its best score, given the `last` dev score."""
     first, best = run.progress.first, run.progress.best_step
     if best == 0:
         return ["best/ is the untrained model, since no step had a better dev score; last/ is the trained one"]
@@ -248,12 +240,7 @@ def run_warnings(run: Run, metrics: dict[str, float]) -> list[str]:
 
 
 class RunFiles(Callback):
-    """Writes recipe, environment and rows from memory beside the weights, and keeps other processes out of the folder.
-
-    Args:
-        recipe: The recipe of the run.
-        folder: The folder of the run.
-    """
+    """Writes recipe, environment and rows from memory beside the weights, and locks the folder."""
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe = recipe

@@ -83,13 +83,8 @@ class States:
     ) -> None:
         """Copy the state, and let a thread of the first process write it. All processes call this together.
 
-        Args:
-            learner: The weights.
-            optimizers: The optimizers.
-            progress: The progress of the run.
-            rows: The state of the row source.
-            scaler: What scales the loss in fp16.
-            sharded: Whether every process writes its shares of weights and optimizers. Then they all wait for it.
+        `rows` is the state of the row source, and the scaler that of the loss in fp16. If the run is `sharded`, every
+        process writes its shares of weights and optimizers, and they all wait for it.
         """
         self.wait()
         content: dict[str, Any] = {"rows": dict(rows), "scaler": {} if scaler is None else scaler.state_dict()}
@@ -137,9 +132,7 @@ def _copied(value: Any) -> Any:
 def load_progress(folder: Path, made_from: Mapping[str, Any] | None = None) -> Progress:
     """The progress of the run, after a check that its saved state is undamaged.
 
-    Args:
-        folder: The folder of the state.
-        made_from: Those of recipe, rows and start model that are to be the same as when the state was saved.
+    `made_from` has those of recipe, rows and start model that are to be the same as when the state was saved.
 
     Raises:
         UserError: There is no state, it is damaged, or it is that of another recipe or other rows.
@@ -303,14 +296,7 @@ def trained_head(run: Run) -> nn.Module | None:
 
 
 def save(run: Run, name: str, *, whole: bool | None = None, precision: SavedAs = "fp32") -> None:
-    """Write a checkpoint to a folder of the run.
-
-    Args:
-        run: The run.
-        name: The name of the folder.
-        whole: See `Encoder.save`; a plain backbone is whole in any case.
-        precision: See `Encoder.save`.
-    """
+    """Write a checkpoint to a folder of the run; see `Encoder.save`. A plain backbone is whole in any case."""
     if saves_backbone(run):
         head = {} if run.head is None else run.head.state_dict()
         save_backbone(run.encoder, run.folder / name, head, precision=precision)

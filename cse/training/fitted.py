@@ -72,11 +72,8 @@ def _fit(run: Run, collator: Collator, texts: Sequence[str]) -> None:
 def spacing(run: Run, letters: int) -> tuple[int, str]:
     """The steps between evaluations that cost a tenth of the run at most, and what to say of them.
 
-    Costs are counted in letters that are encoded, so that equal runs are scored at equal steps on any machine.
-
-    Args:
-        run: The run, of which `max_steps` is known.
-        letters: The letters that one evaluation encodes.
+    Costs are counted in letters that are encoded, so that equal runs are scored at equal steps on any machine. One
+    evaluation encodes as many `letters`.
     """
     rows = [run.data[row].texts for row in range(0, len(run.data), max(1, len(run.data) // SAMPLE))]
     of_row = sum(len(text) for texts in rows for text in texts * (2 if len(texts) == 1 else 1)) / len(rows)

@@ -109,10 +109,7 @@ def prepare(
 class Gathered:
     """An encoder and a head like those that are trained, which have their weights while they are needed as a whole.
 
-    Args:
-        encoder: The encoder, before its weights are shared out.
-        head: The head that is saved with the encoder's backbone, if there is one.
-        device: The device that the encoder is scored on.
+    It is made before weights are shared out; the head, if any, is saved with the backbone, and `device` scores.
     """
 
     def __init__(self, encoder: Encoder, head: nn.Module | None, device: torch.device) -> None:
@@ -146,11 +143,6 @@ def whole(tensor: Tensor) -> Tensor:
 def save(state: Path, learner: Learner, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, str]:
     """Write the shares of all processes, which call this together; returns the sha256 of every file by its name.
 
-    Args:
-        state: The folder of the state, which the processes share.
-        learner: The weights.
-        optimizers: The optimizers.
-
     Raises:
         UserError: A process cannot write; all processes raise it.
     """
@@ -170,13 +162,9 @@ def save(state: Path, learner: Learner, optimizers: Sequence[torch.optim.Optimiz
 
 
 def load(state: Path, learner: Learner, optimizers: Sequence[torch.optim.Optimizer], sums: Mapping[str, str]) -> None:
-    """Read this process's shares into the weights and the optimizers; all processes call this together.
+    """Read this process's shares into weights and optimizers that took no step; all processes call this together.
 
-    Args:
-        state: The folder of the state.
-        learner: The weights.
-        optimizers: The optimizers, which have taken no step.
-        sums: What `save` returned.
+    `sums` is what `save` returned.
 
     Raises:
         UserError: A file is damaged, or the state belongs to other weights; all processes raise it.

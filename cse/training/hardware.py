@@ -116,14 +116,9 @@ def accelerator(
     """Accelerate on the device and in the precision that the settings ask for.
 
     What the machine does not have is left out here and reported by `problems`: the accelerator comes first, since it
-    starts the process group, and the number of processes is part of the other checks.
-
-    Args:
-        settings: The settings of the run.
-        folder: The run's folder. Trackers that write files write to trackers/ in it.
-        several: Whether a run has several objectives, of which a step takes one. Weights of the others then have no
-            gradient in that step, on one process or many, and the optimizer leaves them as they are.
-        plugin: What says how weights are sharded.
+    starts the process group, and the number of processes is part of the other checks. Trackers that write files write
+    to trackers/ in the run's folder. If a run has `several` objectives, a step takes one: weights of the others then
+    have no gradient in that step, on one process or many, and the optimizer leaves them as they are.
 
     Raises:
         UserError: A config of Accelerate asks for another engine.

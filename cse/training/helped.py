@@ -153,11 +153,7 @@ def _score_checkpoint(run: Run, name: str, before: Scored) -> tuple[Scored, list
 def _score(encoder: Encoder, name: str, run: Run, found: Sequence[EvalResult] | None = None) -> Scored:
     """Score an encoder by the run's evaluator, if that says what its scores are made of, and on the general set.
 
-    Args:
-        encoder: The encoder.
-        name: Its name in the table.
-        run: The run.
-        found: What the evaluator has found of this encoder. None: it has not scored it.
+    `found` is what the evaluator has found of this encoder; None: it has not scored it.
     """
     dev = run.evaluator if isinstance(run.evaluator, RowEvaluator) else None
     base = dev if isinstance(dev, STSEvaluator) else STSEvaluator("sts-mini")

@@ -46,12 +46,7 @@ def run(processes: int, words: Sequence[str], check: Callable[[], None] = lambda
     """Run `cse` with these words in several processes; returns the exit code of the first one that failed, or 0.
 
     A signal that asks for a stop is passed to each of them, and they save what they have. So do they if this process
-    is killed.
-
-    Args:
-        processes: Their number.
-        words: The words of the command.
-        check: Raises what any of them would, before they start.
+    is killed. `check` raises what any of them would, before they start.
 
     Raises:
         UserError: The number is not positive, or above that of the GPUs or cores; or a process died and ended all.

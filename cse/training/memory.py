@@ -23,17 +23,9 @@ MARGIN = 0.9  # of the room, for what is not counted
 
 @contextmanager
 def explained(learner: Learner, settings: Settings, part: Batch, step: int, *, wide: bool) -> Iterator[None]:
-    """Turn a step that does not fit into a message with the settings that would.
+    """Turn a step that does not fit into a message (`UserError`) with the settings that would.
 
-    Args:
-        learner: The weights.
-        settings: The settings of the run.
-        part: The rows (b, V, L) that are encoded for one loss.
-        step: The number of the step.
-        wide: Whether products are in 32 bits.
-
-    Raises:
-        UserError: The GPU has no memory left.
+    A loss is taken of `part` (b, V, L); products are in 32 bits if they are `wide`.
     """
     try:
         yield

@@ -37,7 +37,7 @@ class FinalWeights(nn.Module):
     half of the difference.
 
     Args:
-        encoder: The encoder, before training. Its weights are copied, as a part of the run's state.
+        encoder: The encoder, before training. If this `averages`, its weights are copied, as a part of the run's state.
         averages: Whether it is the mean.
     """
 
@@ -91,14 +91,9 @@ def _put(weights: list[nn.Parameter], values: list[Tensor]) -> None:
 def merge_with_initial(initial: Path, trained: Path, out: Path, share: float) -> None:
     """Write the checkpoint whose weights are share * trained + (1 - share) * initial.
 
-    Both were saved by one encoder, so they have the same files and tensors. One file of each is in memory at a time.
-    With LoRA, this is the initial weights plus `share` of the difference, and the adapter alone gets that scale.
-
-    Args:
-        initial: The checkpoint from before training.
-        trained: The checkpoint from after training; everything but weights is taken from it.
-        out: The folder to write. It appears only when it is complete.
-        share: The share of the trained weights, in [0, 1]; 0 gives the initial weights and 1 the trained ones, exactly.
+    Both were saved by one encoder, so they have the same files and tensors, of which one of each is in memory at a
+    time; everything but weights is that of the trained one. Shares of 0 and 1 give one of the two exactly. With LoRA,
+    this is the initial weights plus `share` of the difference, and the adapter alone gets that scale.
     """
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -201,10 +196,7 @@ def average(initial: Tensor, trained: Tensor, share: float) -> Tensor:
 def combine(tensors: Sequence[Tensor], shares: Sequence[float], method: Method = "linear") -> Tensor:
     """The mean of tensors of one shape, computed in float32 at least; integers are those of the last one.
 
-    Args:
-        tensors: The tensors; two for slerp.
-        shares: The share of each; they sum to 1.
-        method: See `merge`. The mean of tensors of one direction is linear in any case.
+    The shares sum to 1. Slerp takes two tensors, and is linear for tensors of one direction; see `merge`.
     """
     last = tensors[-1]
     if not last.is_floating_point():

@@ -48,7 +48,9 @@ def optimizers(settings: Settings, learner: Learner, device: torch.device) -> li
 
     make: dict[str, Callable[[Groups], Optimizer]] = {
         "adamw": adamw,
-        "adamw8bit": lambda groups: _adamw_8bit()(groups, lr=rate, weight_decay=decay),
+        "adamw8bit": lambda groups: require_package("bitsandbytes.optim", extra="bnb", user="adamw8bit").AdamW8bit(
+            groups, lr=rate, weight_decay=decay
+        ),
         "adafactor": lambda groups: torch.optim.Adafactor(groups, lr=rate, weight_decay=decay),
         "muon": lambda groups: torch.optim.Muon(groups, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
     }
@@ -111,8 +113,3 @@ def _hidden_matrices(learner: Learner) -> set[nn.Parameter]:
     found = find_layers(learner.encoder.backbone)
     parameters = [] if found is None else list(found[1].parameters())
     return {parameter for parameter in parameters if parameter.requires_grad and parameter.ndim == 2}
-
-
-def _adamw_8bit() -> Callable[..., Optimizer]:
-    made: Callable[..., Optimizer] = require_package("bitsandbytes.optim", extra="bnb", user="adamw8bit").AdamW8bit
-    return made

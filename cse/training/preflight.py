@@ -266,11 +266,7 @@ def indivisible(settings: Settings, processes: int) -> str | None:
 
 @torch.no_grad()
 def rehearse(learner: Learner, batch: Batch, ctx: StepContext, settings: Settings) -> None:
-    """Take a loss once, so that the objective can refuse a batch before training starts.
-
-    Raises:
-        UserError: The objective refuses the batch.
-    """
+    """Take a loss once, so that the objective can refuse a batch (`UserError`) before training starts."""
     learner.eval()
     encoded, objective = None, learner.objective_of(batch)
     if objective.cacheable:

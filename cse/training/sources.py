@@ -88,11 +88,7 @@ def _steps_of(name: str, run: Run) -> StepBatches:
 
 
 def for_each(run: Run, function: Callable[[str, Run], Result]) -> dict[str, Result]:
-    """Collect what a function of each source's name and run returns, by name.
-
-    Raises:
-        UserError: The function raised it for one source or several. The message has all problems.
-    """
+    """Collect what a function of each source's name and run returns, by name; its errors are one, with all problems."""
     found, problems = dict[str, Result](), []
     for name, source in sources(run).items():
         try:

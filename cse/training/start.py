@@ -159,11 +159,7 @@ def is_begun(folder: Path) -> bool:
 def fit(recipe: Recipe, folder: Path, *, is_resume: bool, watchers: Sequence[Callback]) -> Run:
     """Build a recipe's objects and train them; what `train` and `resume` do with the recipe that they have read.
 
-    Args:
-        recipe: The recipe.
-        folder: The folder to write.
-        is_resume: Whether to resume from the state in the folder.
-        watchers: Callbacks besides those of the recipe and the one that writes the files of the run.
+    `watchers` are callbacks besides those of the recipe and the one that writes the files of the run.
     """
     run = assemble(recipe, folder, watchers)
     try:

@@ -18,11 +18,7 @@ PROJECT = "cse"
 def start(accelerator: Accelerator, folder: Path, name: str, settings: dict[str, Any]) -> None:
     """Open the trackers that the accelerator was made with, and log the settings. Called again, a run is continued.
 
-    Args:
-        accelerator: The accelerator of the run.
-        folder: The run's folder. Files of the trackers lie in trackers/ in it.
-        name: Name of the run among those of the project.
-        settings: What to show as its settings.
+    Files of the trackers lie in trackers/ in the run's folder; `name` is that of the run among those of the project.
     """
     files = folder / "trackers"
     files.mkdir(parents=True, exist_ok=True)

@@ -324,9 +324,7 @@ class Trainer:
     def _require_finite(self, loss: float, norm: float) -> None:
         """Check the loss and the norm of its gradient before the weights change.
 
-        Raises:
-            FloatingPointError: One is not finite. An infinite norm of a scaled loss (fp16) is left to its scaler, which
-                skips the step.
+        An infinite norm of a scaled loss (fp16) is left to its scaler, which skips the step.
         """
         if not math.isfinite(loss):
             fix = "use a lower --trainer.learning_rate, a higher temperature, or --trainer.precision=fp32"

@@ -10,7 +10,7 @@ import cse
 from cse import cli
 from cse.encoder.model import Encoder
 from cse.errors import UserError
-from cse.inference.diff import align, delete, differences
+from cse.inference.diff import align, delete, diff
 from tests.cases import cases, load, settings
 
 PAIR = ("the cat sat on a mat", "the dog sat on the red mat")
@@ -36,7 +36,7 @@ def test_every_case_of_states(name):
 @pytest.mark.parametrize("method", ["align", "delete", "mask"])
 def test_every_case_of_texts(mini, name, method):
     pairs = settings("rsd")[name]["pairs"]
-    found = differences(mini, [(pair["a"], pair["b"]) for pair in pairs], method=method)
+    found = diff([pair["a"] for pair in pairs], [pair["b"] for pair in pairs], model=mini, method=method)
     for pair, got in zip(pairs, found, strict=True):
         for words, side in ((got.words_a, "a"), (got.words_b, "b")):
             assert [word.text for word in words] == pair[side].split()
@@ -45,7 +45,7 @@ def test_every_case_of_texts(mini, name, method):
 
 
 def test_words_keep_their_places_and_a_text_without_words_differs_wholly(mini):
-    (found,) = differences(mini, [("  Chinese shares,  higher.", "")])
+    (found,) = diff("  Chinese shares,  higher.", "", model=mini)
     places = [(w.text, w.start, w.end) for w in found.words_a]
     assert places == [("Chinese", 2, 9), ("shares,", 10, 17), ("higher.", 19, 26)]
     assert [w.score for w in found.words_a] == [1, 1, 1]

@@ -15,22 +15,25 @@ A run that trains no sentence vectors saves a plain Hugging Face model instead, 
 weights with the masked-LM head, tokenizer (`masked_lm.save_backbone`). To every reader it is a backbone.
 
 This is the legacy layout of sentence-transformers, which its versions from 5.1 to 6.x both read. A pooler of two layers
-is a WeightedLayerPooling, with weight 1 for those two and 0 for the rest, and a mean over tokens. The pooler `mask` is
-a WordWeights, with weight 1 for the mask token and 0 for every other, and a mean over tokens, which divides by the sum
-of the weights. All are modules of sentence-transformers, so only soft prompts need code of their own. Heads that serve
-training only are not saved.
+is a WeightedLayerPooling with weight 1 for those two, and the pooler `mask` a WordWeights with weight 1 for the mask
+token, each before a mean over tokens, so only soft prompts need code of their own. Heads that serve training only are
+not saved.
 Bidirectional attention is `is_causal: false` in config.json. transformers 4 would ignore it in silence; the first
 module is therefore named as sentence-transformers 6 names it, so that versions for transformers 4 fail to load.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
 
 from cse.encoder.poolers import LAYERS, NEEDS_ALL_LAYERS, PoolerName
 from cse.errors import UserError
@@ -116,14 +119,6 @@ def module_list(first: str, pooler: PoolerName, post: list[Dense | None]) -> tup
     return tuple(modules)
 
 
-def write_weights(folder: Path, name: str, weights: list[Any]) -> None:
-    """Write a module's one tensor."""
-    import numpy as np
-    from safetensors.numpy import save_file
-
-    save_file({name: np.array(weights, dtype=np.float32)}, folder / "model.safetensors")
-
-
 def read_modules(folder: Path) -> list[Module]:
     """The entries of modules.json, of which there is at least one, with the settings of every Dense."""
     modules = []
@@ -135,7 +130,10 @@ def read_modules(folder: Path) -> list[Module]:
         if not (folder / module.path).resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{MODULES} names {module.path}, which is outside of the folder")
         if module.kind == "Dense":
-            module = Module(module.type, module.path, _read_dense(folder / module.path))
+            about = read_mapping(folder / module.path / "config.json")
+            sizes, activation = (int(about["in_features"]), int(about["out_features"])), about["activation_function"]
+            dense = Dense(*sizes, bool(about.get("bias", True)), activation.rpartition(".")[2].lower())
+            module = replace(module, dense=dense)
         modules.append(module)
     if not modules:
         raise ValueError(f"{MODULES} lists no module")
@@ -159,48 +157,53 @@ def read_pooler(folder: Path, modules: list[Module]) -> tuple[PoolerName | None,
     """The pooler that the modules amount to, H as its settings state it, and why cse cannot load them, if it cannot."""
     kinds = [module.kind for module in modules]
     after = 3 if kinds[1:2] and kinds[1] in BEFORE_POOLING.values() else 2  # modules that make the pooled vector
+    static = kinds[0] == STATIC
     pooled = kinds[0] in {TRANSFORMER, SOFT_PROMPTED} and kinds[after - 1 : after] == ["Pooling"]
-    after = 1 if kinds[0] == STATIC else after
-    if not (pooled or kinds[0] == STATIC) or not set(kinds[after:]) <= {"Dense", "Normalize"}:
+    after = 1 if static else after
+    if not (static or pooled) or not set(kinds[after:]) <= {"Dense", "Normalize"}:
         weighted = " or ".join(sorted(set(BEFORE_POOLING.values())))
         known = f"{TRANSFORMER} or {SOFT_PROMPTED} (+ {weighted}) + Pooling, or {STATIC} (+ Dense, Normalize)"
         what = f"checkpoint {folder} consists of {' + '.join(kinds)}, and cse loads {known}"
         return None, None, f"{what}\nfix: give a checkpoint of these modules; cse runs no code of others"
+    elsewhere = "fix: load it with sentence-transformers"
     for dense in (module.dense for module in modules if module.dense is not None):
         if dense.activation not in ACTIVATION_PATHS:
             what = f"a Dense has the activation {dense.activation}, and cse has {', '.join(ACTIVATION_PATHS)}"
-            return None, None, f"checkpoint {folder}: {what}\nfix: load it with sentence-transformers"
-    if kinds[0] == STATIC:
+            return None, None, f"checkpoint {folder}: {what}\n{elsewhere}"
+    if static:
         return "mean", _static_width(folder / modules[0].path), ""
-    path = folder / modules[after - 1].path / "config.json"
+    found, width, problem = _read_pooling(folder / modules[after - 1].path / "config.json")
+    if problem:
+        return None, width, f"checkpoint {folder}: {problem}\n{elsewhere}"
+    if after == 3:
+        read = _read_layers if kinds[1] == "WeightedLayerPooling" else _read_tokens
+        found = read(folder, modules) if found == "mean" else None
+        if found is None:
+            what = f"the states in {folder / modules[1].path} are averaged as no pooler of cse does"
+            return None, width, f"{what} ({', '.join(BEFORE_POOLING)})\n{elsewhere}"
+    return found, width, ""
+
+
+def _read_pooling(path: Path) -> tuple[PoolerName | None, int | None, str]:
+    """The pooler of the settings of a Pooling, H, and why cse has none like it."""
     config = read_mapping(path)
     width = config.get("embedding_dimension") or config.get("word_embedding_dimension")
-    mode = config.get("pooling_mode")
-    if mode is not None:
-        found = POOLING_NAMES.get(mode) if isinstance(mode, str) else None
+    if (mode := config.get("pooling_mode")) is not None:
+        found = POOLING_NAMES.get(str(mode))
     else:
         on = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
         found = next((name for name, key in POOLING_KEYS.items() if [key] == on), None)
     if config.get("include_prompt") is False:  # INSTRUCTOR: a vector would depend on where the prompt ends
-        what = f"the pooling in {path} leaves the prompt out (include_prompt: false), which no pooler of cse does"
-        return None, width, f"checkpoint {folder}: {what}\nfix: load it with sentence-transformers"
-    if found is None:
-        what = f"the pooling in {path} is not one of {', '.join(POOLING_KEYS)}"
-        return None, width, f"checkpoint {folder}: {what}\nfix: load it with sentence-transformers"
-    if after == 3:
-        read = _read_layers if kinds[1] == "WeightedLayerPooling" else _read_tokens
-        own = read(folder, modules) if found == "mean" else None
-        if own is None:
-            what = f"the states in {folder / modules[1].path} are averaged as no pooler of cse does"
-            return None, width, f"{what} ({', '.join(BEFORE_POOLING)})\nfix: load it with sentence-transformers"
-        found = own
-    return found, width, ""
+        return (
+            None,
+            width,
+            f"the pooling in {path} leaves the prompt out (include_prompt: false), which no pooler of cse does",
+        )
+    return found, width, "" if found else f"the pooling in {path} is not one of {', '.join(POOLING_KEYS)}"
 
 
 def _static_width(folder: Path) -> int:
     """H, the size of the static vectors of a folder."""
-    from safetensors import safe_open
-
     with safe_open(folder / "model.safetensors", framework="np") as file:
         name = next((name for name in (TABLE, MODEL2VEC) if name in file.keys()), None)  # noqa: SIM118
         if name is None:
@@ -210,37 +213,22 @@ def _static_width(folder: Path) -> int:
 
 def _read_layers(folder: Path, modules: list[Module]) -> PoolerName | None:
     """The pooler that reads the layers that a WeightedLayerPooling weights; None if there is none."""
-    from safetensors.numpy import load_file
-
     start = read_json(folder / modules[1].path / "config.json")["layer_start"]
     weights = load_file(folder / modules[1].path / "model.safetensors")["layer_weights"]
     share = {start + i: w for i, w in enumerate((weights / weights.sum()).tolist()) if w}
     depth = start + len(weights)
-    for name, indices in LAYERS.items():
-        wanted: dict[int, float] = {}
-        for index in indices:
-            wanted[index % depth] = wanted.get(index % depth, 0.0) + 1 / len(indices)
-        if share == wanted:
-            return name
-    return None
+    read = {name: Counter(index % depth for index in indices) for name, indices in LAYERS.items()}
+    return next((name for name, count in read.items() if share == {i: n / 2 for i, n in count.items()}), None)
 
 
 def _read_tokens(folder: Path, modules: list[Module]) -> PoolerName | None:
     """`mask` if a WordWeights weights the mask token alone; None if it weights others."""
-    from safetensors.numpy import load_file
-
     weights = load_file(folder / modules[1].path / "model.safetensors")["emb_layer.weight"]  # (vocabulary, 1)
     config = read_mapping(folder / modules[1].path / "config.json")
     tokenizer = folder / modules[0].path / "tokenizer_config.json"  # absent beside a reference to the backbone
     mask = read_mapping(tokenizer).get("mask_token") if tokenizer.is_file() else next(iter(config["word_weights"]))
     token = mask.get("content") if isinstance(mask, dict) else mask
     return "mask" if [config["vocab"][i] for i in weights[:, 0].nonzero()[0]] == [token] else None
-
-
-def _read_dense(folder: Path) -> Dense:
-    config = read_mapping(folder / "config.json")
-    activation = config["activation_function"].rpartition(".")[2].lower()
-    return Dense(int(config["in_features"]), int(config["out_features"]), bool(config.get("bias", True)), activation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,11 +356,8 @@ class Layout:
         for module in self.modules[1:]:
             (folder / module.path).mkdir(exist_ok=True)
             write_json(folder / module.path / "config.json", self._config(module))
-            if module.kind == "WeightedLayerPooling":
-                write_weights(folder / module.path, "layer_weights", self._layer_weights())
-            elif module.kind == "WordWeights":
-                weights = [[float(token == self.mask_token)] for token in self.vocabulary]
-                write_weights(folder / module.path, "emb_layer.weight", weights)
+            if module.kind in BEFORE_POOLING.values():
+                save_file(self._weights(module.kind), folder / module.path / "model.safetensors")
         entries = [{"idx": i, "name": str(i), "path": m.path, "type": m.type} for i, m in enumerate(self.modules)]
         write_json(folder / MODULES, entries)
         about: dict[str, Any] = {"prompts": dict(self.prompts), "default_prompt_name": self.default_prompt_name}
@@ -396,14 +381,17 @@ class Layout:
             return {**sizes, "bias": module.dense.bias, "activation_function": activation}
         return {}
 
-    def _layer_weights(self) -> list[float]:
-        """The weights of the embeddings' output and of each layer (N + 1): 1 for those that the pooler reads."""
+    def _weights(self, kind: str) -> dict[str, NDArray[np.float32]]:
+        """The tensor of a module before pooling: how often the pooler reads each layer (N + 1) or token (V, 1)."""
+        if kind == "WordWeights":
+            counted = [[token == self.mask_token] for token in self.vocabulary]
+            return {"emb_layer.weight": np.array(counted, dtype=np.float32)}
         assert self.pooler is not None  # whoever describes the pooler's modules knows its name and depth
         assert self.depth is not None
-        weights = [0.0] * (self.depth + 1)
+        weights = np.zeros(self.depth + 1, dtype=np.float32)
         for index in LAYERS[self.pooler]:
             weights[index] += 1
-        return weights
+        return {"layer_weights": weights}
 
 
 def is_checkpoint(folder: Path) -> bool:

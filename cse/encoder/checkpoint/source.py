@@ -92,14 +92,7 @@ def absolute(source: str) -> str:
 def fetch(source: str, revision: str | None = None, *, option: str = "model", weights: bool = True) -> Path:
     """The folder of a model's files: of an asset, a path, or a Hub id, which is downloaded unless it is cached.
 
-    Args:
-        source: `asset:NAME`, a folder in Hugging Face layout, or a Hub id.
-        revision: Commit, tag or branch, for a Hub id.
-        option: The option that names the source, for error messages.
-        weights: Whether the weights of a Hub id are needed, and not its settings alone.
-
-    Raises:
-        UserError: The model cannot be found.
+    `option` names the source in messages. Without `weights`, the settings of a Hub id are all that is needed of it.
     """
     where = locate(source)
     if Path(where).is_dir():
@@ -152,9 +145,5 @@ def explained(source: str, option: str = "model") -> Iterator[None]:
             reason = f"its settings or its tokenizer are damaged ({type(error).__name__}: {reason})"
         if "ignore_mismatched_sizes" in reason:  # the sizes are in a table that transformers prints
             reason = "the weights of its file have other sizes than its config.json says"
-        raise UserError(f"{option} {source!r} cannot be loaded: {reason}\nfix: {fix_for(source)}") from error
-
-
-def fix_for(source: str) -> str:
-    """Advise about a source that cannot be loaded."""
-    return INCOMPLETE if Path(source).expanduser().is_dir() else FIX
+        fix = INCOMPLETE if Path(source).expanduser().is_dir() else FIX
+        raise UserError(f"{option} {source!r} cannot be loaded: {reason}\nfix: {fix}") from error

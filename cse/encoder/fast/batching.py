@@ -15,14 +15,8 @@ def length_chunks(lengths: Sequence[int], overhead: int) -> list[list[int]]:
     """Cut rows into length-sorted sub-batches of least cost: rows x longest, plus `overhead` tokens a sub-batch.
 
     The cost is minimized exactly, over cuts between distinct lengths. The result does not change, because a row's
-    vector does not depend on its neighbors.
-
-    Args:
-        lengths: Tokens of each row.
-        overhead: What starting one more sub-batch costs, in tokens.
-
-    Returns:
-        Row numbers of each sub-batch, the longest rows first so that peak memory is reached at once.
+    vector does not depend on its neighbors. The row numbers of each sub-batch are given, the longest rows first so that
+    peak memory is reached at once.
     """
     if not may_cut():
         return [list(range(len(lengths)))]

@@ -59,7 +59,11 @@ def states(
     model: PreTrainedModel, prefix: SharedPrefix, input_ids: Tensor, attention_mask: Tensor, **options: Any
 ) -> Sequence[Tensor]:
     """The hidden states, each (n, L, H), of rows (n, L) that begin with the prefix; `options` are those of `read`."""
-    rows = len(input_ids)
+    from transformers import DynamicCache
+
+    rows, cache = len(input_ids), DynamicCache(config=model.config)
+    for index, layer in enumerate(prefix.cache.layers):  # that of one row as that of many, without a copy
+        cache.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), index)
     earlier = attention_mask.new_ones(rows, prefix.behind)
     name = cache_argument(model)
     assert name is not None  # of every model that `can_share`
@@ -67,18 +71,8 @@ def states(
         input_ids=input_ids[:, prefix.length :],
         attention_mask=torch.cat([earlier, attention_mask], 1),  # (n, behind + L)
         use_cache=True,
-        **{name: _expanded(model, prefix.cache, rows)},
+        **{name: cache},
         **options,
     )
     own = rest.hidden_states or (rest.last_hidden_state,)
     return [torch.cat([one.expand(rows, -1, -1), other], 1) for one, other in zip(prefix.states, own, strict=True)]
-
-
-def _expanded(model: PreTrainedModel, cache: Any, rows: int) -> Any:
-    """The cache of one row as that of many, without a copy."""
-    from transformers import DynamicCache
-
-    wide = DynamicCache(config=model.config)
-    for index, layer in enumerate(cache.layers):
-        wide.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), index)
-    return wide

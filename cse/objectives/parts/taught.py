@@ -15,15 +15,8 @@ Similarity = Literal["dot", "cosine"]
 DOT = "The vectors were trained by their dot product: compare them by it, not by their cosine."
 
 
-def own_similarity(rows: Tensor, similarity: Similarity) -> Tensor:
-    """(B, V - 1) similarity of the first vector of each row (B, V, D) with each of the others, in float32 at least."""
-    with torch.autocast(rows.device.type, enabled=False):
-        rows = normalize(rows) if similarity == "cosine" else rows if rows.dtype == torch.float64 else rows.float()
-        return (rows[:, :1] * rows[:, 1:]).sum(-1)
-
-
 def student_scores(views: Views, batch: Batch, similarity: Similarity, objective: str) -> Tensor:
-    """(B, P + K) similarity of each anchor with its own positives and hard negatives.
+    """(B, P + K) similarity of each anchor with its own positives and hard negatives, in float32 at least.
 
     Raises:
         ValueError: Rows have one view, or unequal numbers of hard negatives, which a teacher's columns cannot have.
@@ -32,7 +25,9 @@ def student_scores(views: Views, batch: Batch, similarity: Similarity, objective
     rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
     if rows.shape[1] < 2:
         raise ValueError(f"{objective} compares the texts of a row; this batch has one in each")
-    return own_similarity(rows, similarity)
+    with torch.autocast(rows.device.type, enabled=False):
+        rows = normalize(rows) if similarity == "cosine" else rows if rows.dtype == torch.float64 else rows.float()
+        return (rows[:, :1] * rows[:, 1:]).sum(-1)
 
 
 def teacher_scores(teacher: Teacher | None, batch: Batch, ctx: StepContext, objective: str) -> Tensor:
