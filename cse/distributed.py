@@ -227,10 +227,4 @@ def in_turn(parts: Iterable[T], work: Callable[[T], R]) -> Iterator[R]:
 
 def any_process(flag: bool) -> bool:
     """Tell whether the flag is set on any process."""
-    if world_size() == 1:
-        return flag
-    total = torch.tensor(float(flag))
-    if dist.get_backend() == "nccl":
-        total = total.cuda()
-    dist.all_reduce(total)
-    return bool(total > 0)
+    return bool(all_max(int(flag)))

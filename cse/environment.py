@@ -56,7 +56,7 @@ def environment(recipe: str, seed: int) -> dict[str, Any]:
     """Versions, machine and seed of a run, as JSON."""
     import torch
 
-    packages = versions()
+    packages, processor = versions(), platform.processor() or platform.machine()
     return {
         "recipe": recipe,
         "cse": packages.pop("cse"),
@@ -66,14 +66,10 @@ def environment(recipe: str, seed: int) -> dict[str, Any]:
         "packages": packages,
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor,
         "seed": seed,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-
-
-def _processor() -> str:
-    return platform.processor() or platform.machine()
 
 
 def git_commit() -> str | None:

@@ -57,8 +57,7 @@ def atomic_dir(target: Path) -> Iterator[Path]:
     scratch.mkdir()
     try:
         yield scratch
-        _follow_umask(scratch)
-        _fsync_tree(scratch)
+        _finish(scratch)
         _put(scratch, target)
     finally:
         _remove(scratch)  # after the renames, this is the old folder
@@ -289,23 +288,18 @@ def _put(scratch: Path, target: Path) -> None:
     _fsync(target.parent)
 
 
-def _follow_umask(folder: Path) -> None:
-    """Let all read and write the files of a new folder whom the umask lets: safetensors lets their owner alone."""
-    asked = (
-        folder.stat().st_mode & 0o666
-    )  # the folder is new, so that its mode shows the umask, which no call only reads
+def _finish(folder: Path) -> None:
+    """Let all whom the umask lets read a new folder's files, and force it to the disk with all its content.
+
+    safetensors lets their owner alone read them, and a rename may reach the disk before the content does.
+    """
+    asked = folder.stat().st_mode & 0o666  # the folder is new: its mode shows the umask, which no call only reads
     for path, _, names in os.walk(folder):
         for file in (Path(path, name) for name in names):
             mode = file.lstat().st_mode
             if stat.S_ISREG(mode) and mode & asked != asked:
                 file.chmod(stat.S_IMODE(mode) | asked)
-
-
-def _fsync_tree(folder: Path) -> None:
-    """Force a folder with all its content to the disk, since a rename may reach it before the content does."""
-    for path, _, names in os.walk(folder):
-        for name in names:
-            _fsync(Path(path, name))
+            _fsync(file)
         _fsync(Path(path))
 
 
