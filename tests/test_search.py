@@ -25,7 +25,7 @@ from cse.search.state import Budget, Cost, State, Trial, divide
 from tests.runs import make_run, texts_recipe, write_texts, write_triplets
 from tests.test_cli import files
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 START = {"learning_rate": 1e-3, "temperature": 0.05}
 
 # -- Budget ----------------------------------------------------------------------------------------------------------
