@@ -95,34 +95,19 @@ class Contender:
 
 @dataclass
 class State:
-    """A search.
+    """A search: what it was asked for, the methods in the order in which they are searched, and what was found."""
 
-    Attributes:
-        data: The training data, as they were given.
-        dev: Tasks that select settings and checkpoints.
-        dev_data: A folder with the rows of the tasks.
-        test: Tasks that only score the final checkpoints; none if empty.
-        budget: The budget, as text.
-        trials: Trials of each method.
-        seeds: Seeds of the final runs.
-        overrides: Options that all recipes were given.
-        contenders: The methods, in the order in which they are searched.
-        left_out: Recipes that were not named and do not fit, with the reasons.
-        result: The table and the verdict, once the search has ended.
-        about: Versions and commit.
-    """
-
-    data: str
-    dev: str
-    dev_data: str | None
-    test: str
-    budget: str
-    trials: int
-    seeds: list[int]
-    overrides: list[str]
+    data: str  # the training data, as they were given
+    dev: str  # tasks that select settings and checkpoints
+    dev_data: str | None  # a folder with the rows of the tasks
+    test: str  # tasks that only score the final checkpoints; none if empty
+    budget: str  # as text
+    trials: int  # of each method
+    seeds: list[int]  # of the final runs
+    overrides: list[str]  # options that all recipes were given
     contenders: list[Contender] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
-    result: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  # recipes that do not fit, and were not named; with reasons
+    result: dict[str, Any] = field(default_factory=dict)  # the table and the verdict, once the search has ended
     about: dict[str, Any] = field(
         default_factory=lambda: {"schema": SCHEMA, "cse": cse_version(), "git": git_commit(), "versions": versions()}
     )

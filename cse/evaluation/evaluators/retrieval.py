@@ -367,12 +367,7 @@ def nearest(
 ) -> Found:
     """The `depth` best rows of the corpus (N, D) for each query (Q, D), and their inner products, both (Q, depth).
 
-    Args:
-        queries: See `searchable`.
-        corpus: The same, which may be on the disk.
-        depth: Number of rows to find, at most N.
-        banned: (Q, E) rows that may not be found; -1 for none.
-        device: The device to search on.
+    The corpus may be on the disk; see `searchable` for it and the queries. Rows (Q, E) that are banned are not found.
     """
     pool, parts = Exact(corpus, device), []
     for start in range(0, len(queries), QUERIES):

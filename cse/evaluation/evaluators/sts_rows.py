@@ -294,25 +294,15 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """The place that rows were read from.
+    """The place that rows were read from."""
 
-    Attributes:
-        kind: folder, hub or shipped.
-        where: The folder, or the Hub's data set and revision.
-        layout: tsv, senteval or hub.
-        text: raw as published, or tokenized as in SentEval's files, on which papers report; told by punctuation.
-        sha256: Hash of the rows.
-        blank: Number of rows that were left out because they have no gold score.
-        checked: Whether the numbers of rows and the range of gold scores are the known ones.
-    """
-
-    kind: str
-    where: str
-    layout: str
-    text: str
-    sha256: str
-    blank: int
-    checked: bool
+    kind: str  # folder, hub or shipped
+    where: str  # the folder, or the Hub's data set and revision
+    layout: str  # tsv, senteval or hub
+    text: str  # raw as published, or tokenized as in SentEval's files, on which papers report; told by punctuation
+    sha256: str  # hash of the rows
+    blank: int  # number of rows that were left out because they have no gold score
+    checked: bool  # whether the numbers of rows and the range of gold scores are the known ones
 
 
 @dataclass(frozen=True)

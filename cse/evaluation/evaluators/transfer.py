@@ -89,22 +89,9 @@ class Accuracy:
 
 
 class Transfer(RowEvaluator):
-    """Accuracy x 100 of a logistic regression on each of the tasks whose rows are found.
+    """Accuracy x 100 of a logistic regression on each of the tasks whose rows are found; see `cse.evaluate`.
 
-    Args:
-        tasks: Names of tasks.
-        data: A folder with their rows; None: CSE_DATA.
-        folds: Folds of SentEval's tasks that are cross-validated.
-        precision: fp32, bf16 or auto.
-        prompt: The name of the encoder's prompt.
-        check: Whether to refuse rows that are not the known sets.
-        progress: Whether to show a bar while texts are encoded.
-
-    Attributes:
-        missing: The reason why a task has no rows, by task.
-
-    Raises:
-        UserError: Rows are malformed, or are not the known sets.
+    `missing` has the reason why a task has no rows, by task. `check` refuses rows that are not the known sets.
     """
 
     primary, name = "accuracy", KIND
