@@ -35,10 +35,7 @@ Runner = Callable[[], dict[str, float]]
 def run(model: Model, data: Mapping[str, TaskData], rounds: int) -> dict[str, Any]:
     """Time everything in turn.
 
-    Args:
-        model: A model that our own encoder loaded.
-        data: Rows by task.
-        rounds: Number of rounds.
+    The model must be one that our own encoder loads; rows are by task.
 
     Returns:
         Keys for bench.json.
@@ -169,11 +166,8 @@ def summary(
 ) -> dict[str, Any]:
     """Ratios of times, and how far apart the scores are that they were spent on.
 
-    Args:
-        seconds: The seconds of each round, by what was timed.
-        processor: The same of the processor.
-        scores: The scores of the tasks, by what was timed.
-        default: The one that has our default settings, `OURS` or `BF16`.
+    Seconds are of each round, `processor` those of the processor, and scores those of the tasks, each by what was
+    timed. `default` is the one that has our default settings, `OURS` or `BF16`.
     """
 
     def speedups(slow: str, fast: str, times: Mapping[str, Sequence[float]] = seconds) -> list[float]:

@@ -38,12 +38,7 @@ def check(
 ) -> dict[str, Any]:
     """Run the GPU's tests and measure training; what was measured is written after each part.
 
-    Args:
-        out: The JSON file to write.
-        rounds: Rounds of the comparison with sentence-transformers.
-        steps: Optimizer steps of each measurement, of which the first `WARMUP` do not count.
-        sizes: The sizes of the BERT.
-        batches: Batch sizes, the second of which is that of all comparisons.
+    The first `WARMUP` of the steps do not count; the second batch size is that of all comparisons.
     """
     found: dict[str, Any] = {"device": _device(), "torch": torch.__version__, "failed": {}}
     found["tests"] = _tests()

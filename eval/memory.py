@@ -40,11 +40,7 @@ EVERY = 0.05  # seconds between two looks at the memory
 def measure(rows: Sequence[int], processes: Sequence[int], out: Path, note: str = "") -> dict[str, Any]:
     """Train on each number of rows, on each number of processes, twice: with an empty cache, then with a filled one.
 
-    Args:
-        rows: Numbers of rows.
-        processes: Numbers of processes.
-        out: The file to write; what it has of other numbers stays.
-        note: The conditions, kept in the file.
+    What the file has of other numbers stays.
 
     Returns:
         For each run: seconds from the start of the command to the first step, and of the processor until then, over all
@@ -72,10 +68,7 @@ def measure(rows: Sequence[int], processes: Sequence[int], out: Path, note: str 
 def measure_mining(rows: Sequence[int], out: Path, note: str = "") -> list[dict[str, Any]]:
     """Mine for some anchors among each number of texts, with given vectors, twice: with an empty cache, then again.
 
-    Args:
-        rows: Numbers of texts, of 5 words.
-        out: The file to write; what it has of training and of other numbers stays.
-        note: The conditions, kept in the file.
+    Texts have 5 words. What the file has of training and of other numbers stays.
 
     Returns:
         For each run: seconds of the processor, and the largest resident memory that is not backed by a file (RssAnon),
@@ -171,10 +164,6 @@ class Watched(NamedTuple):
 
 def watch(command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> Watched:
     """Run a command, and measure it.
-
-    Args:
-        command: The command.
-        environment: Variables to add to the environment.
 
     Raises:
         RuntimeError: The run failed.

@@ -24,11 +24,6 @@ BLOCK = 1 << 18  # rows that are drawn at once
 def measure(sizes: list[int], out: Path, note: str = "") -> list[dict[str, Any]]:
     """Search pools of these sizes with `--index auto`, and compare with the exact search.
 
-    Args:
-        sizes: Numbers of rows.
-        out: The file to write.
-        note: The conditions, kept in the file.
-
     Returns:
         A row for each size: seconds of one core to build, milliseconds of one core an anchor, and the recall.
     """

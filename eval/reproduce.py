@@ -35,13 +35,7 @@ Score = Callable[[Path, Path], None]  # a checkpoint, and where its results go
 def run(name: str, seeds: int, overrides: Sequence[str], tasks: str | None, runs: Path, score: Score) -> dict[str, Any]:
     """Train and score the seeds that are not done yet, and summarize.
 
-    Args:
-        name: Name of the recipe.
-        seeds: Number of seeds, from 42 on.
-        overrides: Options of the recipe.
-        tasks: The tasks to score it on; None: those of the band.
-        runs: The folder of the runs.
-        score: A function that scores a checkpoint into a results file.
+    Seeds begin with 42. Without tasks, they are those of the band. `score` scores a checkpoint into a results file.
     """
     if seeds < 1:
         raise UserError(f"--seeds is {seeds}\nfix: give a number >= 1")

@@ -38,13 +38,7 @@ BLOCK = 65_536  # rows that are compared or hashed at once
 def measure(rows: int, shards: int, processes: int, indexes: list[str], out: Path, note: str = "") -> dict[str, Any]:
     """Encode generated texts at once and in shards, kill a process and start again, compare, and search.
 
-    Args:
-        rows: Number of texts.
-        shards: Number of shards of the vectors, and of indexes of the search.
-        processes: Number of processes, of one thread each.
-        indexes: The indexes of faiss to compare with the exact search.
-        out: The file to write.
-        note: The conditions, kept in the file.
+    Processes have one thread each; `shards` is the number of those of the vectors, and of indexes of the search.
 
     Returns:
         What was measured. Seconds of a processor are summed over processes, those of a killed one included.

@@ -250,8 +250,7 @@ def filled(text: str, page: str) -> str:
 def write(check: bool = False) -> list[Path]:
     """Update the tables of every page.
 
-    Args:
-        check: Change nothing.
+    With `check`, nothing is changed.
 
     Returns:
         The pages whose text is, or would be, changed.
