@@ -1,13 +1,14 @@
-"""Bad data in a table: each is one clear error with its fix, or a counted skip or remark."""
+"""Bad data in a table: each is one clear error with its fix."""
 
 import gzip
 import json
 
+import pandas
 import pytest
 
 from cse.data.datasets import Pairs, ScoredPairs, Texts, Triplets
 from cse.errors import UserError
-from tests.data.test_shapes import beir, jsonl, parquet
+from tests.data.test_shapes import beir, parquet
 
 
 def lines(*records):
@@ -18,18 +19,6 @@ def shards(folder, **files):
     for name, content in files.items():
         (folder / name.replace("_", ".")).write_text(content)
     return folder
-
-
-def frame(**columns):
-    import pandas
-
-    return pandas.DataFrame(columns)
-
-
-def duplicate_columns():
-    import pandas
-
-    return pandas.DataFrame([["a", "b"], ["c", "d"]], columns=["text", "text"])
 
 
 def text(folder, name, content):
@@ -64,26 +53,33 @@ def longer(folder, **ids):
     return folder / "b"
 
 
+BOM = b"\xfe\xff"
+DEEP = '{"text": ' + "[" * 100_000 + "]" * 100_000 + "}\n"
+CUT = gzip.compress(lines({"text": "a" * 999}).encode())[:-9]
+TWICE = pandas.DataFrame([["a", "b"], ["c", "d"]], columns=["text", "text"])
+DATES = pandas.DataFrame({"text": pandas.to_datetime(["2020-01-01"])})
+HIGH = pandas.DataFrame({"sentence1": ["a"], "sentence2": ["b"], "score": ["high"]})
+BODY = [{"query": "a", "positive_passages": [{"docid": 1, "body": "b"}]}]
+
+
+def nli(*labels, **more):
+    """Inference rows, each with a premise of its own."""
+    return [{"premise": f"p{i}", "hypothesis": f"h{i}", "label": label, **more} for i, label in enumerate(labels)]
+
+
 ERRORS = [  # what is made of a folder, message
     file(Texts, "a.txt", "one\ntwo\n".encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
-    file(
-        Texts,
-        "a.csv",
-        b"\xfe\xff" + "text\na\n".encode("utf-16-be"),
-        "a.csv is UTF-16 (it begins with the bytes fe ff)",
-    ),
+    file(Texts, "a.csv", BOM + "text\na\n".encode("utf-16-be"), "a.csv is UTF-16 (it begins with the bytes fe ff)"),
     file(Texts, "a.txt", "one\ntwo\n".encode("utf-16-le"), "iconv -f UTF-16"),
     file(Texts, "a.txt", "one\nol\u00e9\n".encode("utf-16-le"), "iconv -f UTF-16"),
     file(Texts, "a.txt", b"one\nol\xe9\n", "a.txt:2 is not UTF-8 (byte 0xe9)\nfix: iconv -f LATIN1"),
     file(Texts, "a.txt", "one\nt\0wo\n", "a.txt:2, column 'text' contains the character NUL"),
-    file(
-        Texts,
-        "a.jsonl",
-        '{"text": ' + "[" * 100_000 + "]" * 100_000 + "}\n",
-        "a.jsonl:1 is not JSON: it is nested too deeply",
-    ),
+    file(Texts, "a.jsonl", DEEP, "a.jsonl:1 is not JSON: it is nested too deeply"),
     file(Texts, "a.jsonl", '["a"]\n', "a.jsonl:1 is not a JSON object"),
     file(Texts, "a.jsonl", lines({"text": "a"}, '{"text": "b'), "a.jsonl:2 is not JSON"),
+    file(
+        Texts, "a.jsonl", lines({"text": "a"}, {"text": "b\0"}), "a.jsonl:2, column 'text' contains the character NUL"
+    ),
     file(Texts, "a.csv", "x,y\n1,2\n", "data.column: "),
     file(Texts, "a.tsv", "x\ttext\n1\ta\n2\tb\tc\n", "a.tsv:3 has 3 cells; expected 2"),
     file(Pairs, "a.tsv", "a\tb\nc\n", "a.tsv:2 has 1 cell; expected 2", columns=(0, 1)),
@@ -95,9 +91,7 @@ ERRORS = [  # what is made of a folder, message
     file(Pairs, "a.txt", "x", "2 columns are to be read: 'sentence1' (data.columns)"),
     file(Texts, "a.txt", "\n \n", "there is no text in it"),
     file(Texts, "a.csv", "", "its columns are none, since it is empty"),
-    file(
-        Texts, "a.jsonl.gz", gzip.compress(lines({"text": "a" * 999}).encode())[:-9], "a.jsonl.gz, which cannot be read"
-    ),
+    file(Texts, "a.jsonl.gz", CUT, "a.jsonl.gz, which cannot be read"),
     file(Texts, "a.csv", "text,text\na,b\n", "has 2 columns 'text'"),
     memory(Texts, ["a", "b\0"], "row 2, column 'text' contains the character NUL"),
     memory(Pairs, [{"query": "a", "pos": ["\ud800"]}], "row 1, column 'pos' contains half a character"),
@@ -105,87 +99,42 @@ ERRORS = [  # what is made of a folder, message
     memory(Texts, ["one", "two", "three"], "there is no text in it (3 not drawn)", share=1e-9),
     memory(Texts, [{"text": ["a"]}], "row 1, column 'text' has a list instead of a text"),
     memory(Texts, [{"text": {"en": "a"}}], "has a dict instead of a text"),
-    memory(
-        Pairs,
-        [{"query": "a", "pos": "b"}, {"query": "c", "pos": ["d"]}],
-        "row 2, column 'pos' has a list instead of a text",
-    ),
-    memory(
-        Pairs,
-        [{"query": "a", "pos": ["b"]}, {"query": "c", "pos": "d"}],
-        "row 2, column 'pos' has a str instead of a list",
-    ),
+    memory(Pairs, [{"query": "a", "pos": "b"}, {"query": "c", "pos": ["d"]}], "row 2, column 'pos' has a list instead"),
+    memory(Pairs, [{"query": "a", "pos": ["b"]}, {"query": "c", "pos": "d"}], "row 2, column 'pos' has a str instead"),
     memory(Pairs, [{"query": ["a"], "pos": ["b"]}], "column 'query' has a list instead"),
     memory(Pairs, [{"query": "a", "pos": [["b"]]}], "column 'pos' has a list instead of a text"),
-    memory(
-        Pairs,
-        [{"query": "a", "positive_passages": [{"docid": 1, "body": "b"}]}],
-        "has a document without a text: it has 'docid', 'body'",
-    ),
-    memory(
-        ScoredPairs,
-        [{"sentence1": "a", "sentence2": ["b"], "score": 1}],
-        "column 'sentence2' has a list instead of a text",
-    ),
+    memory(Pairs, BODY, "has a document without a text: it has 'docid', 'body'"),
+    memory(ScoredPairs, [{"sentence1": "a", "sentence2": ["b"], "score": 1}], "column 'sentence2' has a list instead"),
     memory(Pairs, [("a", "b"), ("c", "d", "e")], "row 2 has 3 cells; expected 2"),
     memory(ScoredPairs, [("a", "b", 0.5), ("c", "d", float("nan"))], "row 2 has the score None"),
     memory(ScoredPairs, [("a", "b", 4)], "must be a number in [0, 1]"),
     memory(ScoredPairs, [("a", "b", float("inf"))], "row 1 has the score 'inf'", max_score=None),
+    memory(ScoredPairs, HIGH, "the score 'high'"),
     memory(Pairs, [("a", "b", -1)], "row 1 has the weight '-1'", weight_column="weight"),
     memory(Texts, [("a", "x"), ("b", "")], "row 2 has no label", label_column="label"),
-    memory(
-        Triplets,
-        [{"premise": "a", "hypothesis": "b", "label": "maybe"}],
-        "row 1 has the label 'maybe' in column 'label', which is not that of an inference",
-    ),
-    memory(
-        Triplets,
-        [{"premise": "a", "hypothesis": "b", "label": 0, "w": 1}],
-        "rows by label have no column 'w'",
-        weight_column="w",
-    ),
-    memory(
-        Triplets,
-        [{"premise": "a", "hypothesis": "b", "label": 0}, {"premise": "c", "hypothesis": "d", "label": 2}],
-        "there is no text in it (2 unpaired)",
-    ),
+    memory(Triplets, nli("maybe"), "row 1 has the label 'maybe' in column 'label', which is not that of an inference"),
+    memory(Triplets, nli(0, w=1), "rows by label have no column 'w'", weight_column="w"),
+    memory(Triplets, nli(0, 2), "there is no text in it (2 unpaired)"),
     memory(Pairs, [{"query": "a", "pos": []}], "there is no text in it (1 no_positive)"),
     memory(Texts, ["a"] * 9, "every row is the same: 'a'"),
     memory(Pairs, [{"left": "a", "right": "b"}], "no column 'sentence1'; its columns are 'left', 'right'"),
-    (
-        lambda d: Texts(jsonl(d / "a.jsonl", [{"text": "a"}, {"text": "b\0"}])),
-        "a.jsonl:2, column 'text' contains the character NUL",
-    ),
-    (lambda d: Texts(d), "which is a folder without a .txt, .csv"),
-    (
-        lambda d: Texts(shards(d, a_txt="a\n", b_csv="text\nb\n")),
-        "with files of 2 kinds: a.txt, b.csv\nfix: give one of them, or a pattern",
-    ),
+    memory(Texts, TWICE, "has 2 columns 'text'"),
+    memory(Texts, DATES, "has a Timestamp instead of a text"),
+    memory(Texts, pandas.DataFrame({"0": ["a"]}), "no column 'text'; its columns are '0'"),
+    (Texts, "which is a folder without a .txt, .csv"),
+    (lambda d: Texts(shards(d, a_txt="a\n", b_csv="text\nb\n")), "2 kinds: a.txt, b.csv\nfix: give one of them, or a"),
     (lambda d: Texts(f"{d}/*.jsonl"), "no file matches this pattern"),
     (lambda d: Texts(f"{shards(d, a_txt='a', b_csv='text')}/*"), "with files of 2 kinds"),
     (lambda d: Texts(truncated(d)), "b.parquet, which is not a parquet file"),
     (lambda d: Pairs(shards(d, a_csv="sentence1,sentence2\na,b\n", b_csv="sentence1,other\nc,d\n")), "b.csv and"),
-    (
-        lambda d: Texts(shards(d, a_tsv="text\na\n", b_tsv="text\tid\nb\t1\n")),
-        "have different columns: only one has 'id'",
-    ),
-    (
-        lambda d: Texts(shards(d, a_jsonl='{"text": "a"}\n', b_jsonl='{"body": "b"}\n')),
-        "b.jsonl has no column 'text'; its columns are 'body'",
-    ),
-    (lambda d: Texts(duplicate_columns()), "has 2 columns 'text'"),
-    (
-        lambda d: Texts(frame(text=__import__("pandas").to_datetime(["2020-01-01"]))),
-        "has a Timestamp instead of a text",
-    ),
-    (lambda d: ScoredPairs(frame(sentence1=["a"], sentence2=["b"], score=["high"])), "the score 'high'"),
+    (lambda d: Texts(shards(d, a_tsv="text\na\n", b_tsv="text\tid\nb\t1\n")), "different columns: only one has 'id'"),
+    (lambda d: Texts(shards(d, a_jsonl='{"text": "a"}\n', b_jsonl='{"body": "b"}\n')), "b.jsonl has no column 'text'"),
     (lambda d: Pairs(longer(d, _id="d1")), "corpus.jsonl:4 repeats the _id 'd1'"),
     (lambda d: Pairs(beir(d / "b", qrels="q1 d1 1\n")), "train.tsv:2 has 1 cells; expected query-id"),
     (lambda d: Pairs(beir(d / "b", qrels="q1\td1\tyes\n")), "train.tsv:2 has the score 'yes'"),
     (lambda d: Pairs(beir(d / "b"), split="dev"), "has no qrels/dev.tsv; its splits are train"),
     (lambda d: Pairs(beir(d / "b", qrels="q7\td1\t1\n")), "there is no text in it (1 unknown_id)"),
     (lambda d: Pairs(longer(d, id="d1")), "corpus.jsonl:4 has no '_id'"),
-    (lambda d: Texts(frame(**{"0": ["a"]})), "no column 'text'; its columns are '0'"),
 ]
 
 
@@ -199,89 +148,36 @@ def test_one_clear_error_with_its_fix(make, expected, tmp_path):
     assert len(message.splitlines()) <= 5
 
 
-def hub(error):
-    def load_dataset(*names, **options):
-        raise ValueError(error)
-
-    return load_dataset
-
-
 MISSING = (
-    "Config name is missing.\nPlease pick one among the available configs: ['pair', 'triplet']\n"
-    "Example of usage:\n\t`x`"
+    "Config name is missing.\nPlease pick one among the available configs: ['pair', 'triplet']\nExample of usage:\n`x`"
 )
+UNKNOWN = "BuilderConfig 'tripled' not found. Available: ['pair', 'triplet']"
+SPLIT = "Unknown split \"train\". Should be one of ['dev', 'test']."
+PARTS = "needs the name of a configuration; it has pair, triplet"
 
 
 @pytest.mark.parametrize(
     ("path", "error", "expected"),
     [
-        ("org/name", MISSING, "needs the name of a configuration; it has pair, triplet\nfix: name one: org/name:pair"),
-        ("stream:org/name", MISSING, "needs the name of a configuration; it has pair, triplet"),
-        (
-            "org/name:tripled",
-            "BuilderConfig 'tripled' not found. Available: ['pair', 'triplet']",
-            "data.path org/name:tripled needs the name of a configuration; it has pair, triplet",
-        ),
-        (
-            "org/name",
-            "Unknown split \"train\". Should be one of ['dev', 'test'].",
-            "needs the name of a split; it has dev, test\nfix: --data.split=NAME",
-        ),
+        ("org/name", MISSING, f"{PARTS}\nfix: name one: org/name:pair"),
+        ("stream:org/name", MISSING, PARTS),
+        ("org/name:tripled", UNKNOWN, f"data.path org/name:tripled {PARTS}"),
+        ("org/name", SPLIT, "needs the name of a split; it has dev, test\nfix: --data.split=NAME"),
         ("org/name", "anything else", "data.path org/name cannot be loaded: ValueError: anything else"),
     ],
 )
 def test_the_hub_names_what_exists(path, error, expected, monkeypatch):
     import datasets
 
-    monkeypatch.setattr(datasets, "load_dataset", hub(error))
+    def load_dataset(*names, **options):
+        raise ValueError(error)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(UserError) as refused:
         Pairs(path)
     assert expected in str(refused.value)
 
 
-COUNTED = {
-    "blank rows": (lambda d: Texts(["a", " ", None, "b"]), {"blank": 2}, {}),
-    "repetitions": (lambda d: Pairs([("a", "b"), ("a", "b"), ("c", "d")]), {"duplicate": 1}, {}),
-    "an empty cell": (lambda d: Pairs([("a", ""), ("c", "d")]), {"missing": 1}, {}),
-    "an empty text in a list": (
-        lambda d: Pairs([{"query": "a", "pos": ["b", ""]}, {"query": "c", "pos": ["d"]}]),
-        {"missing": 1},
-        {},
-    ),
-    "a list of nothing": (
-        lambda d: Pairs([{"query": "a", "pos": [""]}, {"query": "c", "pos": ["d"]}, {"query": "e", "pos": ["f"]}]),
-        {"missing": 0, "no_positive": 1},
-        {},
-    ),
-    "a positive equal to its anchor": (
-        lambda d: Pairs([("a", "a"), ("b", "c")]),
-        {},
-        {"positive equal to its anchor": 1},
-    ),
-    "a negative equal to a positive": (
-        lambda d: Triplets([("a", "b", "b"), ("c", "d", "e")]),
-        {},
-        {"negative equal to its positive": 1},
-    ),
-    "a label that occurs once": (
-        lambda d: Texts([("a", "x"), ("b", "x"), ("c", "y")], label_column="label"),
-        {},
-        {"label that occurs once": 1},
-    ),
-    "judgments of unknown ids and of 0": (lambda d: Pairs(beir(d / "b")), {"unknown_id": 1, "not_relevant": 1}, {}),
-    "lists of unequal lengths": (
-        lambda d: Triplets(
-            [{"query": "a", "pos": ["b"], "neg": ["c", "d"]}, {"query": "e", "pos": ["f"], "neg": ["g"]}]
-        ),
-        {"missing": 0},
-        {},
-    ),
-}
-
-
-@pytest.mark.parametrize("case", COUNTED)
-def test_a_counted_skip_or_remark(case, tmp_path):
-    make, report, remarks = COUNTED[case]
-    data = make(tmp_path)
-    assert {name: data.report[name] for name in report} == report
-    assert data.remarks == remarks
+def test_a_text_that_repeats_another_of_its_row_is_a_remark():
+    assert Pairs([("a", "a"), ("b", "c")]).remarks == {"positive equal to its anchor": 1}
+    assert Triplets([("a", "b", "b"), ("c", "d", "e")]).remarks == {"negative equal to its positive": 1}

@@ -7,8 +7,8 @@ import torch
 
 from cse.batch import Example
 from cse.data.tokens import TokenStore
-from cse.data.views.around import BothWays
-from cse.data.views.texts import TextViews
+from cse.data.views.around import BothWays, Masked, RandomSpans
+from cse.data.views.texts import Halves, NestedViews, TextViews
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from tests.conftest import WORDS
@@ -79,20 +79,8 @@ def test_only_repeated_texts_need_dropout():
     assert TextViews().needs_dropout(Example(("a",)))
     assert not TextViews(views=1).needs_dropout(Example(("a",)))
     assert not TextViews().needs_dropout(Example(("a", "b")))
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"max_length": 1}, "collator.max_length"),
-        ({"views": 0}, "collator.views"),
-        ({"sample": 0}, "collator.sample is 0"),
-        ({"keep_original": True}, "collator.keep_original is true, but positives are not drawn"),
-    ],
-)
-def test_bad_arguments_are_named(options, named):
-    with pytest.raises(UserError, match=named):
-        TextViews(**options)
+    assert not TextViews(sample=1).needs_dropout(Example(("a", "b", "c"), num_positives=2))
+    assert TextViews(sample=1, keep_original=True).needs_dropout(Example(("a", "b", "c"), num_positives=2))
 
 
 # -- Stored positives ------------------------------------------------------------------------------------------------
@@ -116,15 +104,6 @@ def test_each_stored_positive_is_drawn_as_often_and_without_repetition():
     assert all(abs(count - 1000) < 5 * (2000 * 0.5 * 0.5) ** 0.5 for count in counts.values())
 
 
-def test_a_draw_depends_on_seed_epoch_and_row_alone():
-    rows = [Example(STORED, num_positives=4, row_id=i) for i in range(20)]
-    want = drawn(rows, sample=1)
-    assert drawn(rows[::-1], sample=1) == want[::-1]
-    assert drawn(rows, sample=1, epoch=1) != want
-    assert drawn(rows, sample=1, seed=2) != want
-    assert [row[1] for row in want] != [want[0][1]] * 20
-
-
 def test_the_original_may_be_drawn_and_stands_in_for_what_is_missing(encoder):
     rows = [Example(("the cat", "a cat"), row_id=i) for i in range(200)]
     assert {row[1] for row in drawn(rows, sample=1, keep_original=True)} == {"the cat", "a cat"}
@@ -144,9 +123,32 @@ def test_what_a_row_says_of_each_text_is_not_given_of_drawn_ones(encoder):
     assert (batch.relevance, batch.teacher, batch.score.tolist()) == (None, None, [0.5])
 
 
-def test_only_draws_that_may_be_the_anchor_need_dropout():
-    assert not TextViews(sample=1).needs_dropout(Example(STORED, num_positives=4))
-    assert TextViews(sample=1, keep_original=True).needs_dropout(Example(STORED, num_positives=4))
+DRAWN = {
+    "positives": (TextViews(max_length=12, sample=1), STORED),
+    "masks": (Masked(views=TextViews(max_length=12), probability=0.5), (ROW,)),
+    "nested spans": (NestedViews(max_length=12), (ROW,)),
+    "spans": (RandomSpans(views=TextViews(max_length=12, views=1), smallest=(1,), largest=(3,)), (ROW,)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_what_is_drawn_depends_on_seed_epoch_and_row_alone(name, encoder):
+    collator, texts = DRAWN[name]
+    rows = [Example(texts, num_positives=max(1, len(texts) - 1), row_id=i) for i in range(8)]
+
+    def drawn(order=range(8), seed=1, epoch=2):
+        ready(collator, encoder, rows, seed)(rows, 7)  # what was drawn before has no say
+        return collator([rows[i] for i in order], epoch).tensors()
+
+    def same(found, other):
+        return all(torch.equal(found[key], other[key]) for key in found)
+
+    want = drawn()
+    assert same(drawn([3, 1]), {key: tensor[[3, 1]] for key, tensor in want.items()})
+    assert not same(drawn(epoch=3), want)
+    assert not same(drawn(seed=2), want)
+    del want["row_id"]
+    assert any(not torch.equal(tensor[i], tensor[0]) for tensor in want.values() for i in range(8))
 
 
 # -- Both orders -----------------------------------------------------------------------------------------------------
@@ -163,13 +165,57 @@ def test_two_views_in_both_orders(encoder):
     assert batch.text_id[0].tolist() == [batch.text_id[0, i].item() for i in (3, 2, 1, 0)]
 
 
-def test_more_than_two_views_have_no_two_orders(encoder):
-    rows = [Example(STORED[:3], num_positives=2)]
-    with pytest.raises(UserError, match="BothWays puts two views in both orders, and rows have 3"):
-        ready(BothWays(views=TextViews(max_length=8)), encoder, rows)(rows)
+# -- What is refused -------------------------------------------------------------------------------------------------
+
+VIEWS, PAIR = TextViews(max_length=12), Example(("the cat", "a cat"))
+UNEQUAL = [Example(("the cat", "a cat", "sun"), num_positives=2), Example(("the dog", "a dog", "sun"))]
+ARGUMENTS = {  # what is said -> what is made
+    "collator.max_length": lambda: TextViews(max_length=1),
+    "collator.views": lambda: TextViews(views=0),
+    "collator.sample is 0": lambda: TextViews(sample=0),
+    "collator.keep_original is true, but positives are not drawn": lambda: TextViews(keep_original=True),
+    r"collator.probability is 1.0\nfix: give a number in \(0, 1\)": lambda: Masked(views=VIEWS, probability=1.0),
+    r"collator.probability is 1.0\nfix: give a number in \[0, 1\)": lambda: Masked(views=VIEWS, probability=[0.3, 1.0]),
+    "give one above 0": lambda: Masked(views=VIEWS, probability=[0.0, 0.0]),
+    "from small to large, since masks are nested": lambda: Masked(views=VIEWS, probability=[0.5, 0.3], nested=True),
+    r"collator\.shares is \[\]": lambda: NestedViews(shares=[]),
+    r"collator\.shares is \[0.4, 0.2\]": lambda: NestedViews(shares=[0.4, 0.2]),
+    r"collator\.shares is \[0.2, 0.2\]": lambda: NestedViews(shares=[0.2, 0.2]),
+    r"collator\.shares\[0\] is 0.0": lambda: NestedViews(shares=[0.0, 0.2]),
+    r"collator\.shares\[1\] is 1.0": lambda: NestedViews(shares=[0.5, 1.0]),
+    "per_size is 0": lambda: RandomSpans(views=VIEWS, per_size=0),
+    "alpha is 0": lambda: RandomSpans(views=VIEWS, alpha=0.0),
+    "beta is -1": lambda: RandomSpans(views=VIEWS, beta=-1.0),
+    r"collator\.smallest is \[1, 4\]": lambda: RandomSpans(views=VIEWS, smallest=(1, 4)),
+    r"collator\.smallest is \[\]": lambda: RandomSpans(views=VIEWS, smallest=(), largest=()),
+    r"collator\.smallest is \[4\] and collator.largest is \[3\]": lambda: RandomSpans(
+        views=VIEWS, smallest=(4,), largest=(3,)
+    ),
+    r"collator\.smallest is \[0\] and collator.largest is \[3\]": lambda: RandomSpans(
+        views=VIEWS, smallest=(0,), largest=(3,)
+    ),
+    "NestedViews renders rows of one text, and a row has 2": lambda: NestedViews().needs_dropout(PAIR),
+    r"a row has 2\nfix: ": lambda: Halves().needs_dropout(PAIR),
+}
+ROWS = {  # what is said -> a collator and its rows
+    "BothWays puts two views in both orders, and rows have 3": (
+        BothWays(views=TextViews(max_length=8)),
+        [Example(STORED[:3], num_positives=2)],
+    ),
+    "positives": (TextViews(max_length=8), UNEQUAL),
+    "probability has 3 numbers, and rows have 2 views": (Masked(views=VIEWS, probability=[0.1, 0.2, 0.3]), singles(1)),
+    "the views of a row are different texts": (Masked(views=VIEWS, nested=True), [PAIR]),
+}
 
 
-def test_rows_with_unequal_positives_are_refused(encoder):
-    examples = [Example(("the cat", "a cat", "sun"), num_positives=2), Example(("the dog", "a dog", "sun"))]
-    with pytest.raises(UserError, match="positives"):
-        ready(TextViews(max_length=8), encoder, examples)(examples)
+@pytest.mark.parametrize("said", ARGUMENTS)
+def test_arguments_that_are_refused(said):
+    with pytest.raises(UserError, match=said):
+        ARGUMENTS[said]()
+
+
+@pytest.mark.parametrize("said", ROWS)
+def test_rows_that_are_refused(said, encoder):
+    collator, rows = ROWS[said]
+    with pytest.raises(UserError, match=said):
+        ready(collator, encoder, rows)(rows)

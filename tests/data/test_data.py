@@ -1,6 +1,7 @@
 import gzip
 import math
 import random
+from pathlib import Path
 
 import pytest
 
@@ -64,39 +65,12 @@ def test_a_share_of_the_texts_wherever_they_stand():
     kept = Texts(texts, share=0.3)
     found = [text for (text,) in texts_of(kept)]
     assert abs(len(found) - 1200) < 4 * 29
-    assert found == [text for text in texts if text in set(found)]
     assert kept.report == {"blank": 0, "duplicate": 0, "missing": 0, "not drawn": 4000 - len(found)}
     assert abs(len(set(found) & set(texts[:2000])) - 600) < 4 * 21  # from all parts of the source
-    moved = random.Random(1).sample(texts, 4000) + [f"another {i}" for i in range(100)]
-    again = {text for (text,) in texts_of(Texts(moved, share=0.3))}
-    assert {text for text in again if text.startswith("text")} == set(found)
+    moved = random.Random(1).sample(texts, 4000)
+    assert [text for (text,) in texts_of(Texts(moved, share=0.3))] == [text for text in moved if text in set(found)]
     assert {text for (text,) in texts_of(Texts(texts, share=0.1))} < set(found)  # a smaller one is a part of it
     assert len(Texts(texts, share=1.0)) == 4000
-
-
-def test_a_share_has_an_entry_of_its_own_in_the_cache(write, monkeypatch):
-    keys, real = [], data.stored
-    monkeypatch.setattr(data, "stored", lambda key, *rest: keys.append(key) or real(key, *rest))
-    path = write("my.txt", "".join(f"text {i}\n" for i in range(50)))
-    for share in (None, 0.5, 0.6):
-        Texts(path, share=share)
-    assert len(set(keys)) == 3
-
-
-TABLES = {
-    "my.csv": 'x,text\n1,"one, two"\n2,"say ""hi""\nagain"\n',
-    "my.tsv": 'x\ttext\n1\tone, two\n2\t"say\n',
-    "my.tsv.gz": 'x\ttext\n1\tone, two\n2\t"say\n',
-    "my.jsonl": '{"text": "one, two", "x": 1}\n\n{"x": 2, "text": "say \\"hi\\""}\n',
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "second"),
-    [("my.csv", 'say "hi"\nagain'), ("my.tsv", '"say'), ("my.tsv.gz", '"say'), ("my.jsonl", 'say "hi"')],
-)
-def test_a_column_of_a_table(write, name, second):
-    assert texts_of(Texts(write(name, TABLES[name]))) == [("one, two",), (second,)]
 
 
 def test_pairs_by_name_and_by_number(write):
@@ -163,25 +137,9 @@ def test_triplets_with_scores(write):
 
 
 def test_an_asset(monkeypatch, write):
-    import cse.assets
-
-    path = write("sentences.txt", "one\ntwo\n")
-    monkeypatch.setattr(cse.assets, "resolve", lambda name: __import__("pathlib").Path(path))
+    path = Path(write("sentences.txt", "one\ntwo\n"))
+    monkeypatch.setattr("cse.assets.resolve", lambda name: path)
     assert Texts("asset:wiki").describe() == "asset:wiki 2 sentences"
-
-
-@pytest.mark.parametrize("path", ["org/name", "org/name:my.txt"])
-def test_the_hub_offline(monkeypatch, path):
-    import datasets
-    import huggingface_hub
-
-    def offline(*args, **kwargs):
-        raise ConnectionError("Cannot reach the Hub")
-
-    monkeypatch.setattr(datasets, "load_dataset", offline)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    monkeypatch.setattr("cse.assets.hub.reachable", lambda: True)
-    fails(lambda: Texts(path), path, "the Hub", "or give a file")
 
 
 def test_a_file_that_is_not_there(write, tmp_path):

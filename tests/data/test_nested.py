@@ -1,4 +1,4 @@
-"""Views with nested spans left out: which words they lack, and what is refused."""
+"""Views with nested spans left out, and the halves of a text: which words they have, and what is refused."""
 
 from collections import Counter
 
@@ -6,10 +6,10 @@ import pytest
 
 from cse.augment import WordReordering
 from cse.batch import Example
+from cse.commands.augment import views_of
 from cse.data.tokens import TokenStore
-from cse.data.views.texts import NestedViews
+from cse.data.views.texts import Halves, NestedViews, halves
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 
 TEN = "zero one two three four five six seven eight nine"
 
@@ -24,27 +24,18 @@ def rows(count, text=TEN):
 
 
 def test_each_rendering_lacks_a_span_and_the_next_one_a_longer_span_around_it():
-    for own, second, near, far in NestedViews().texts(rows(50)):
-        assert own == second == TEN
-        assert (len(lost(TEN, near)), len(lost(TEN, far))) == (2, 4)
-        assert set(lost(TEN, near)) < set(lost(TEN, far))
-        for view in (near, far):
-            assert " ".join(lost(TEN, view)) in TEN
-
-
-def test_every_place_is_as_likely_as_any_other():
     """The long span begins at one of 7 places, and the short one at one of 3 within it: 21 of 4,200 rows each."""
-    places = Counter((lost(TEN, near)[0], lost(TEN, far)[0]) for *_, near, far in NestedViews().texts(rows(4200)))
+    places = Counter()
+    for own, second, near, far in NestedViews().texts(rows(4200)):
+        assert own == second == TEN
+        short, long = (" ".join(lost(TEN, view)) for view in (near, far))
+        assert (short.count(" "), long.count(" ")) == (1, 3)
+        assert short in long
+        assert long in TEN
+        places[short, long] += 1
     assert len(places) == 21
     assert min(places.values()) > 130  # 200 are expected, with a standard deviation of 14
     assert max(places.values()) < 270
-
-
-def test_a_filler_stands_for_each_word():
-    *_, near, far = NestedViews(filler="[MASK]").texts(rows(1))[0]
-    assert Counter(near.split())["[MASK]"] == 2
-    assert Counter(far.split())["[MASK]"] == 4
-    assert len(far.split()) == 10
 
 
 def test_the_mask_token_is_read_as_one_token(tiny_bert):
@@ -64,14 +55,6 @@ def test_short_texts_keep_a_word():
         assert all(view.split() for view in row)
 
 
-def test_views_depend_on_seed_epoch_and_row_alone():
-    collator = NestedViews()
-    first = collator.texts(rows(9), epoch=1, seed=3)
-    assert collator.texts(rows(9)[::-1], epoch=1, seed=3) == first[::-1]
-    assert collator.texts(rows(9), epoch=2, seed=3) != first
-    assert collator.texts(rows(9), epoch=1, seed=4) != first
-
-
 def test_an_augmentation_changes_the_second_view_alone():
     collator = NestedViews(augmentations=[WordReordering(distance=None)])
     own, second, near, _ = collator.texts(rows(1))[0]
@@ -83,12 +66,27 @@ def test_an_augmentation_changes_the_second_view_alone():
     assert NestedViews().needs_dropout(rows(1)[0])
 
 
-@pytest.mark.parametrize("shares", [[], [0.4, 0.2], [0.2, 0.2], [0.0, 0.2], [0.5, 1.0]])
-def test_shares_grow_within_the_text(shares):
-    with pytest.raises(UserError, match=r"collator\.shares"):
-        NestedViews(shares=shares)
+@pytest.mark.parametrize(
+    ("text", "parts"), [("a b c d", ("a b", "c d")), ("a b c", ("a b", "c")), ("a  b", ("a", "b")), ("a", ("a", "a"))]
+)
+def test_by_pencil(text, parts):
+    assert halves(text) == parts
 
 
-def test_a_row_of_several_texts_is_refused():
-    with pytest.raises(UserError, match="NestedViews renders rows of one text, and a row has 2"):
-        NestedViews().needs_dropout(Example(("a", "b")))
+def test_a_batch_of_wholes_and_halves(tiny_bert):
+    tokenizer = Encoder(tiny_bert).tokenizer
+    texts = ["the cat sat", "moon", "a dog ran fast " * 3]
+    collator = Halves(max_length=8)
+    collator.setup(TokenStore.build(texts, tokenizer, 8), 1)
+    batch = collator([Example((text,), row_id=i) for i, text in enumerate(texts)])
+    found = [
+        [tokenizer.decode(ids[m == 1], skip_special_tokens=True) for ids, m in zip(*row, strict=True)]
+        for row in zip(batch.input_ids, batch.attention_mask, strict=True)
+    ]
+    assert found[0] == ["the cat sat", "the cat", "sat"]
+    assert found[1] == ["moon", "moon", "moon"]
+    assert found[2] == ["a dog ran fast a dog", "a dog ran fast a dog", "ran fast a dog ran fast"]  # cut after 6 words
+    assert batch.num_positives == 2
+    assert (batch.text_id == batch.text_id[:, :1]).all()
+    assert batch.text_id[:, 0].unique().numel() == 3
+    assert views_of(collator, [Example(("a b",))], epoch=0, seed=0) == [["a b", "a", "b"]]

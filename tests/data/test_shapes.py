@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from functools import partial
 
 import pytest
 
@@ -63,34 +64,24 @@ def parquet(path, records):
     return path
 
 
-def frames(records):
-    """The records in every kind of object, and in files."""
+@pytest.fixture(params=["dicts", "pandas", "polars", "arrow", "datasets", "jsonl", "parquet"])
+def given(request, tmp_path):
+    """Gives records as one of these kinds."""
     import datasets
     import pandas
     import polars
     import pyarrow
 
-    return {
-        "dicts": records,
-        "pandas": pandas.DataFrame(records),
-        "polars": polars.DataFrame(records),
-        "arrow": pyarrow.Table.from_pylist(records),
-        "datasets": datasets.Dataset.from_list(records),
+    kinds = {
+        "dicts": list,
+        "pandas": pandas.DataFrame,
+        "polars": polars.DataFrame,
+        "arrow": pyarrow.Table.from_pylist,
+        "datasets": datasets.Dataset.from_list,
+        "jsonl": partial(jsonl, tmp_path / "rows.jsonl"),
+        "parquet": partial(parquet, tmp_path / "rows.parquet"),
     }
-
-
-@pytest.fixture(params=["dicts", "pandas", "polars", "arrow", "datasets", "jsonl", "parquet"])
-def given(request, tmp_path):
-    """Gives records as one of these kinds."""
-
-    def given(records):
-        if request.param == "jsonl":
-            return jsonl(tmp_path / "rows.jsonl", records)
-        if request.param == "parquet":
-            return parquet(tmp_path / "rows.parquet", records)
-        return frames(records)[request.param]
-
-    return given
+    return kinds[request.param]
 
 
 # -- Lists in cells ----------------------------------------------------------------------------------------------------
@@ -109,12 +100,9 @@ def test_lists_of_positives_and_negatives(given):
     assert data.understood == "anchor = query, positive = pos, negatives = neg"
     named = Triplets(given(FLAG), columns=("query", "pos", "neg"))
     assert (rows(named), named.understood) == (rows(data), "")
-
-
-def test_lists_of_positives_as_pairs(given):
-    data = Pairs(given(FLAG))
-    assert rows(data) == [("q1", "p1"), ("q1", "p2"), ("q2", "p3"), ("q4", "p4")]
-    assert data.understood == "anchor = query, positive = pos; not used: neg"
+    pairs = Pairs(given(FLAG))
+    assert rows(pairs) == [texts[:2] for texts in rows(data)]
+    assert pairs.understood == "anchor = query, positive = pos; not used: neg"
 
 
 def test_lists_of_documents(given):
@@ -184,24 +172,19 @@ def test_translations(given):
         (Pairs, ["question", "answer"], "anchor = question, positive = answer"),
         (Pairs, ["premise", "hypothesis"], "anchor = premise, positive = hypothesis"),
         (Triplets, ["anchor", "positive", "negative"], "anchor = anchor, positive = positive, negatives = negative"),
-        (
-            Triplets,
-            ["anchor", "positive", "negative_1", "negative_2"],
-            "anchor = anchor, positive = positive, negatives = negative_1, negative_2",
-        ),
+        (Triplets, ["anchor", "positive", "negative_1", "negative_2"], "negatives = negative_1, negative_2"),
         (Triplets, ["sent0", "sent1", "hard_neg"], "anchor = sent0, positive = sent1, negatives = hard_neg"),
         (ScoredPairs, ["sentence1", "sentence2", "score"], "anchor = sentence1, positive = sentence2, score = score"),
         (ScoredPairs, ["sentence1", "sentence2", "similarity"], "score = similarity"),
         (ScoredPairs, ["text1", "text2", "label"], "score = label"),
     ],
 )
-def test_names_in_use(given, kind, names, said):
-    cells = [["a", "b", "c", "d"], ["e", "f", "g", "h"]]
-    records = [dict(zip(names, ["a", "b", 0.5] if kind is ScoredPairs else row, strict=False)) for row in cells[:1]]
-    records += [dict(zip(names, ["e", "f", 1.0] if kind is ScoredPairs else row, strict=False)) for row in cells[1:]]
-    data = kind(given(records))
+def test_names_in_use(kind, names, said):
+    cells = [("a", "b", 0.5), ("e", "f", 1.0)] if kind is ScoredPairs else ["abcd", "efgh"]
+    data = kind([dict(zip(names, row, strict=False)) for row in cells])
     assert said in data.understood
-    assert rows(data) == [tuple(c for c in record.values() if isinstance(c, str)) for record in records]
+    texts = 2 if kind is ScoredPairs else len(names)
+    assert rows(data) == [tuple(row[:texts]) for row in cells]
 
 
 # -- Shards, patterns, folders -----------------------------------------------------------------------------------------
@@ -234,26 +217,6 @@ def test_a_folder_of_beir(tmp_path):
 
 
 # -- The Hub -----------------------------------------------------------------------------------------------------------
-
-
-def test_configuration_and_revision(monkeypatch):
-    import datasets
-
-    asked = []
-
-    def load_dataset(name, *config, split, **options):
-        asked.append((name, *config, split, options))
-        return datasets.Dataset.from_dict({"anchor": ["a", "b"], "positive": ["c", "d"]})
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    for path in ("org/name:pair", "org/name@v1", "org/name:pair@main", "stream:org/name:pair"):
-        if not path.startswith("stream"):
-            assert rows(Pairs(path, split="dev")) == [("a", "c"), ("b", "d")]
-    assert asked == [
-        ("org/name", "pair", "dev", {}),
-        ("org/name", "dev", {"revision": "v1"}),
-        ("org/name", "pair", "dev", {"revision": "main"}),
-    ]
 
 
 def test_a_file_of_a_revision(monkeypatch, tmp_path):

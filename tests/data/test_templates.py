@@ -36,13 +36,13 @@ def tokens(encoder, batch):
 
 
 def test_each_view_has_its_template(encoder):
-    collator = InTemplates(views=TextViews(max_length=12, views=4), templates=[SECOND, THIRD])
+    collator = InTemplates(views=TextViews(max_length=12, views=5), templates=[SECOND, THIRD, None])
     short, _, cut = tokens(encoder, batch_of(encoder, collator))
     first, second, third = (
         f"[CLS] {a} mat {b} [SEP]"
         for a, b in (("the cat", "sat [MASK] on"), ("a dog", "ran [MASK] fast"), ("red sun", "moon [MASK] tree"))
     )
-    assert short == [first, second, third, first]
+    assert short == [first, second, third, first, first]
     assert cut[1] == "[CLS] a dog " + "moon " * 5 + "ran [MASK] fast [SEP]"
 
 
@@ -121,9 +121,9 @@ def test_pairs_and_hard_negatives_in_templates_of_any_length(causal):
 
 
 @pytest.mark.parametrize("pooler", ["last", "mean"])
-@pytest.mark.parametrize("own", [None, "the cat {text} sat"])
-def test_vectors_are_those_of_an_encoder_that_has_the_template(causal, pooler, own):
-    encoder, templates = Encoder(causal, pooler=pooler, template=own).eval(), [LONGER, None, SHORTER]
+def test_vectors_are_those_of_an_encoder_that_has_the_template(causal, pooler):
+    own, templates = "the cat {text} sat", [LONGER, None, SHORTER]
+    encoder = Encoder(causal, pooler=pooler, template=own).eval()
     batch = batch_of(encoder, InTemplates(views=TextViews(max_length=9, views=4), templates=templates))
     with torch.no_grad():
         got = encoder(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1)).embedding.view(3, 4, -1)
@@ -153,9 +153,3 @@ def test_masks_and_spans_need_templates_of_one_length(encoder, tiny_bert):
         batch_of(encoder, InTemplates(views=TextViews(max_length=12), templates=[LONGER]))
     with pytest.raises(UserError, match="or has the mask token elsewhere"):  # and the other way round
         batch_of(plain, InTemplates(views=TextViews(max_length=12), templates=["the cat {text} sat {mask}"]))
-
-
-def test_null_keeps_the_template_of_an_encoder_with_a_mask(encoder):
-    short, *_ = tokens(encoder, batch_of(encoder, InTemplates(views=TextViews(views=3), templates=[None, SECOND])))
-    own, second = "[CLS] the cat mat sat [MASK] on [SEP]", "[CLS] a dog mat ran [MASK] fast [SEP]"
-    assert short == [own, own, second]

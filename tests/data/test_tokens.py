@@ -93,24 +93,23 @@ def test_text_tokenizer_and_length_each_have_an_entry(cache):
     assert len(entries(cache)) == 4
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "no meta", "bad meta", "gone"])
+DAMAGE = {
+    "cut": lambda ids, meta: ids.write_bytes(ids.read_bytes()[:-4]),
+    "flip": lambda ids, meta: ids.write_bytes(ids.read_bytes()[:-1] + bytes([ids.read_bytes()[-1] ^ 1])),
+    "no meta": lambda ids, meta: meta.unlink(),
+    "gone": lambda ids, meta: ids.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_entry_is_made_anew(cache, damage):
+    """A damaged `meta.json` is a row of tests/faults/test_rows.py."""
     expected = TokenStore.build(TEXTS, byte_level(), 16).ids(1).tolist()
     (entry,) = entries(cache)
-    ids, meta = entry / "ids.npy", entry / "meta.json"
-    raw = ids.read_bytes()
-    if damage == "cut":
-        ids.write_bytes(raw[:-4])
-    elif damage == "flip":
-        ids.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
-    elif damage == "no meta":
-        meta.unlink()
-    elif damage == "bad meta":
-        meta.write_text("[]")
-    else:
-        ids.unlink()
+    raw = (entry / "ids.npy").read_bytes()
+    DAMAGE[damage](entry / "ids.npy", entry / "meta.json")
     assert TokenStore.build(TEXTS, byte_level(), 16).ids(1).tolist() == expected
-    assert ids.read_bytes() == raw
+    assert (entry / "ids.npy").read_bytes() == raw
 
 
 def test_chunks_join(monkeypatch):
@@ -118,9 +117,6 @@ def test_chunks_join(monkeypatch):
     monkeypatch.setattr(tokens, "CHUNK", 2)
     parts = TokenStore.build([*TEXTS, "one more"], byte_level(), 16)
     assert [parts.ids(i).tolist() for i in range(4)] == [whole.ids(i).tolist() for i in range(4)]
-
-
-def test_no_texts():
     assert len(TokenStore.build([], byte_level(), 16)) == 0
 
 
