@@ -45,14 +45,8 @@ def save_tiny(
 ) -> str:
     """Save a model of two layers and 16 dimensions beside its tokenizer; returns the folder.
 
-    Args:
-        kind: The type that its config states, such as roberta.
-        tokenizer: A folder with the tokenizer.
-        folder: The folder to write; it holds both afterwards.
-        masked: Whether it has a masked-language-model head.
-        causal: Whether it has the output layer of a causal language model.
-        seed: Seed of the weights.
-        more: Further settings of the config, or other sizes.
+    Its config states the kind, such as roberta, and has more settings, or other sizes. It may have the head of a masked
+    or the output layer of a causal language model.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
@@ -99,22 +93,16 @@ def save_beside(tokenizer: str | Path, model, folder: Path) -> str:
 
 
 def save_embedder(
-    backbone: str, folder: Path, *, pooling: str = "mean", dense: int = 0, normalize=False, **more
+    backbone: str, folder: Path, *, pooling: str = "mean", dense: int = 0, normalize=False, max_length=24, **more
 ) -> str:
-    """Save a model of sentence-transformers, by that library; returns the folder.
+    """Save a model of sentence-transformers, by that library, with more of its arguments; returns the folder.
 
-    Args:
-        backbone: A folder in Hugging Face layout.
-        folder: The folder to write.
-        pooling: Its pooling mode.
-        dense: The size of a Dense with tanh after pooling; 0 adds none.
-        normalize: Whether it ends in Normalize.
-        more: Arguments of SentenceTransformer, such as prompts.
+    After pooling may come a Dense with tanh, of a size above 0, and Normalize.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
-    transformer = Transformer(backbone, max_seq_length=24)
+    transformer = Transformer(backbone, max_seq_length=max_length)
     modules: list[Any] = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling)]
     torch.manual_seed(1)
     modules += [Dense(transformer.get_embedding_dimension(), dense)] if dense else []

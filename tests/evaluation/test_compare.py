@@ -72,10 +72,10 @@ def test_similarities_must_lie_beside(scored, tmp_path):
 
 
 def test_any_measure_is_compared_by_name(scored):
-    found = compare(scored("a", Leaky(1.0)), scored("b", Leaky(0.2)), measures="all")
+    a, b = scored("a", Leaky(1.0)), scored("b", Leaky(0.2))
+    found = compare(a, b, measures="all")
     assert list(found) == [f"{task}/{name}" for task in ("STSB-dev", "SICKR-dev") for name in ("spearman", "pearson")]
     assert {d.verdict for d in found.values()} == {"B is better"}
-    found = compare(scored("a", Leaky(1.0)), scored("b", Leaky(0.2)), measures="pearson")
-    assert list(found) == ["STSB-dev/pearson", "SICKR-dev/pearson"]
+    assert list(compare(a, b, measures="pearson")) == ["STSB-dev/pearson", "SICKR-dev/pearson"]
     with pytest.raises(UserError, match="no measure 'ndcg' in common"):
-        compare(scored("a", Leaky(1.0)), scored("b", Leaky(0.2)), measures="ndcg")
+        compare(a, b, measures="ndcg")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.evaluation.loading import load_model
 from cse.evaluation.results import default_out
 from eval import cli as checkout
-from tests.models import save_tiny
+from tests.models import save_embedder, save_tiny
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
@@ -33,20 +34,8 @@ def plain(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def transformer(plain, tmp_path_factory):
-    """The same as a SentenceTransformer in the legacy layout."""
-    folder = tmp_path_factory.mktemp("st")
-    shutil.copytree(plain, folder, dirs_exist_ok=True)
-    kind = "sentence_transformers.models."
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    write = {
-        "modules.json": [{"idx": i, "name": str(i), "path": p, "type": kind + t} for i, (p, t) in enumerate(modules)],
-        "sentence_bert_config.json": {"max_seq_length": 64, "do_lower_case": False},
-        "1_Pooling/config.json": {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True},
-    }
-    (folder / "1_Pooling").mkdir()
-    for name, content in write.items():
-        (folder / name).write_text(json.dumps(content))
-    return folder
+    """The same as a SentenceTransformer."""
+    return Path(save_embedder(str(plain), tmp_path_factory.mktemp("st"), max_length=64))
 
 
 def prompted(folder, name, default=None):
@@ -57,23 +46,16 @@ def prompted(folder, name, default=None):
     return name
 
 
-def test_command_line_evaluator_and_file_agree(plain, tmp_path, capsys):
-    out = tmp_path / "results.json"
-    assert main(["eval", str(plain), "--tasks", "sts-mini-dev", "--out", str(out)]) == 0
-    written = json.loads(out.read_text())
-    score = written["tasks"]["sts-mini-dev"]["all"]["spearman"]
-    assert STSEvaluator("sts-mini-dev")(load_model(str(plain)).encoder) == {"dev": score, "sts-mini-dev": score}
-    assert written["average"]["all"]["spearman"] == score
-    assert written["model"]["sha256"] == model_hash(plain)
-    assert f"{score:.2f}" in capsys.readouterr().out
-
-
-def test_in_a_checkout_python_m_eval_is_cse_eval(plain, tmp_path, capsys):
+def test_command_line_evaluator_and_file_agree_and_python_m_eval_is_cse_eval(plain, tmp_path, capsys):
     arguments = [str(plain), "--tasks", "sts-mini-dev"]
     assert checkout.main([*arguments, "--out", str(tmp_path / "one.json")]) == 0
     assert main(["eval", "score", *arguments, "--out", str(tmp_path / "two.json")]) == 0
-    one, two = (json.loads((tmp_path / f"{name}.json").read_text())["average"] for name in ("one", "two"))
-    assert one == two
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    score = two["tasks"]["sts-mini-dev"]["all"]["spearman"]
+    assert one["average"] == two["average"]
+    assert STSEvaluator("sts-mini-dev")(load_model(str(plain)).encoder) == {"dev": score, "sts-mini-dev": score}
+    assert two["model"]["sha256"] == model_hash(plain)
+    assert f"{score:.2f}" in capsys.readouterr().out
     assert checkout.main(["reproduce", "simcse-unsup", "--seeds", "0"]) == 2
     assert capsys.readouterr().err.startswith("cse: --seeds is 0")
 
@@ -138,27 +120,6 @@ def test_compare_scores_with_a_prompt(transformer, tmp_path, capsys):
     assert main([*line, "--prompt", "nonesuch"]) == 2
     assert main(line) == 0
     assert "verdict: no difference shown" in capsys.readouterr().out
-
-
-def test_a_model_that_is_nowhere_and_a_file_that_holds_no_results(plain, capsys):
-    for arguments, message in (
-        (["some/model"], "checkpoint 'some/model' cannot be loaded: it is not in the Hub's cache"),
-        (["compare", f"{plain}/config.json", str(plain)], "is not a results file of schema 2"),
-    ):
-        assert main(["eval", *arguments]) == 2
-        assert message in capsys.readouterr().err
-
-
-def test_missing_task_is_named_and_nothing_is_averaged(plain, write_task, tmp_path, capsys):
-    folder = write_task([(i % 6, f"{'ab' * i} a", f"{'ba' * (i % 4)} b") for i in range(1, 9)])
-    out = tmp_path / "results.json"
-    command = ["eval", str(plain), "--tasks", "sts-dev", "--data", str(folder), "--out", str(out), "--unchecked"]
-    assert main(command) == 0
-    printed = capsys.readouterr().out
-    assert "SICKR-dev is missing" in printed
-    assert "no average: 1 of the requested tasks" in printed
-    assert json.loads(out.read_text())["average"]["all"]["spearman"] is None
-    assert main(["eval", str(plain), "--tasks", "STS12", "--data", str(folder)]) == 1  # nothing at all was scored
 
 
 def test_results_go_into_the_run(tmp_path):

@@ -23,14 +23,6 @@ def test_spectrum_and_rank_of_known_spaces():
     assert geometry.effective_rank(geometry.spectrum(line)) == pytest.approx(1)
 
 
-def test_overlap_has_every_pair_once():
-    words = [("a b c d", "a b c d"), ("a b c d", "a b c x"), ("a b c d", "a b x y"), ("a b c d", "w x y z")] * 5
-    p = Pairs(*zip(*words, strict=True), np.arange(20) % 5.0)
-    found = geometry.overlap([p], np.linspace(-1, 1, 20))
-    assert [q["n"] for q in found] == [5, 5, 5, 5]
-    assert [q["jaccard"] for q in found] == [[0, 0], [1 / 3, 1 / 3], [3 / 5, 3 / 5], [1, 1]]
-
-
 def test_measure_against_direct_formulas():
     x = unit()
     names = [f"t{i}" for i in range(30)]

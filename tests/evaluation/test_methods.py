@@ -79,30 +79,24 @@ def test_many_methods_leave_room_for_a_verdict(add, tmp_path, monkeypatch):
     assert {method.verdict for name, method in found.items() if name != "simcse"} == {"better"}
 
 
-def test_the_table(add, tmp_path, capsys):
+def test_the_table_and_its_json(add, tmp_path, capsys):
     scores = [add("simcse", seed, 3.0, steps_per_s=(1.0, 4.0))[1] for seed in (1, 2)]
     add("slow", 1, 2.0, steps_per_s=(0.5, 2.0))
     untrained = add("untrained", 0, 5.0)[1]
-    assert main(["eval", "report", str(tmp_path / "runs"), "--baseline", "simcse"]) == 0
-    lines = (tmp_path / "runs" / "report.md").read_text().splitlines()
-    table = {line.split(" | ")[0].strip("| "): line for line in lines[:8] if line.startswith("|")}
+    runs, out = tmp_path / "runs", tmp_path / "methods.json"
+    assert main(["eval", "report", str(runs), "--baseline", "simcse", "--json", str(out), "--note", "a note"]) == 0
+    text = (runs / "report.md").read_text()
+    table = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()[:8] if line.startswith("|")}
     mean, sd = statistics.mean(scores), statistics.stdev(scores)
     assert table["simcse"] == f"| simcse | 2 | {mean:.2f} ± {sd:.2f} | {mean:.2f} ± {sd:.2f} |  |  | 1.00 |"
     assert table["slow"].endswith(" 0.50 |")
     assert f"| untrained | - | {untrained:.2f} |" in table["untrained"]
-
-
-def test_the_table_as_json_is_what_is_committed(add, tmp_path, capsys):
-    for seed in (1, 2):
-        add("simcse", seed, 3.0, steps_per_s=(1.0, 4.0)), add("other", seed, 1.0)
-    runs, out = tmp_path / "runs", tmp_path / "methods.json"
-    assert main(["eval", "report", str(runs), "--baseline", "simcse", "--json", str(out), "--note", "a note"]) == 0
     found = json.loads(out.read_text())
-    assert methods.markdown(found) in (runs / "report.md").read_text()
+    assert methods.markdown(found) in text
     assert (found["seeds"], found["note"], found["precision"]) == ([1, 2], "a note", "fp32")
     committed = json.loads((tables.RESULTS / "methods.json").read_text(encoding="utf-8"))
     assert list(found) == list(committed)
-    assert [list(row) for row in found["methods"]] == [list(row) for row in committed["methods"][:2]]
+    assert {tuple(row) for row in found["methods"]} <= {tuple(row) for row in committed["methods"]}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cse.evaluation.evaluators import paraphrases
-from cse.evaluation.evaluators.paraphrases import judge, mine_pairs, operands
+from cse.evaluation.evaluators.paraphrases import judge, mine_pairs
 
 
 def unit(n, dim, seed):
@@ -44,12 +44,3 @@ def test_judgement_by_pencil():
     np.testing.assert_allclose(judged.precision, [1, 2 / 4, 0])
     assert judged.f1_share.mean() == pytest.approx(2 * 2 / (4 + 3))  # against 2 * 1 / (1 + 3) of the first pair alone
     assert judged.threshold == pytest.approx(0.5)
-
-
-def test_a_model_compared_by_distance_is_searched_by_distance():
-    vectors = 100 + np.random.default_rng(8).normal(size=(30, 4))
-    apart = np.square(vectors[:, None] - vectors[None]).sum(-1)
-    found = mine_pairs(*operands(vectors, distance=True), neighbors=29, keep=1000)
-    assert len(found.key) == 30 * 29 // 2
-    np.testing.assert_allclose(-2 * found.similarity, apart.ravel()[found.key], atol=1e-4)
-    assert (np.diff(found.similarity) <= 0).all()

@@ -32,13 +32,6 @@ def run(model, data, out):
     return mteb_adapter.run(model, mteb_adapter.get_tasks("STS13"), out, data=data, check=False)
 
 
-def test_agrees_with_ours_on_the_same_rows(model, data, tmp_path):
-    found = run(model("a"), data, tmp_path / "out")
-    ours = score_sts(model("a").encoder, "STS13", data, check=False)
-    assert found["tasks"]["STS13"]["main_score"] == pytest.approx(ours.scores["STS13"].all.spearman, abs=1e-3)
-    assert "120 pairs" in found["tasks"]["STS13"]["data"]
-
-
 def test_one_checkpoint_never_gets_anothers_scores(model, data, tmp_path):
     first, second = (run(model(salt), data, tmp_path / "out") for salt in "ab")
     assert first["mteb"]["name"] == second["mteb"]["name"]
@@ -46,6 +39,7 @@ def test_one_checkpoint_never_gets_anothers_scores(model, data, tmp_path):
     for salt, found in (("a", first), ("b", second)):
         ours = score_sts(model(salt).encoder, "STS13", data, check=False)
         assert found["tasks"]["STS13"]["main_score"] == pytest.approx(ours.average, abs=1e-3)
+        assert "120 pairs" in found["tasks"]["STS13"]["data"]
 
 
 def test_what_is_there_is_not_run_again(model, data, tmp_path):

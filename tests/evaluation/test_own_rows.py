@@ -8,8 +8,11 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn import metrics
 
 from cse import data
-from cse.evaluation import Clustering, Labels, PairClassification, Paraphrases, Similarity, Triplets
+from cse.evaluation import Clustering, Labels, PairClassification, Paraphrases, Retrieval, Similarity, Triplets
+from cse.evaluation.statistic import bootstrap, interval
+from cse.recipe import build, load
 from tests.conftest import WORDS
+from tests.runs import write_recipe, write_texts
 
 RNG = random.Random(7)
 
@@ -29,17 +32,6 @@ def near(text):
 PAIRS = [(a, near(a)) if i % 3 == 0 else (a, sentence()) for i, a in enumerate(sentence() for _ in range(120))]
 LABELED = [(sentence() + f" {word}" * 2, word) for word in ("sun", "moon", "tree") for _ in range(40)]
 NAMED = [{"text": text, "label": label} for text, label in LABELED]
-
-
-class Counting:
-    """The texts that an encoder was given."""
-
-    def __init__(self, encoder):
-        self.encoder, self.texts = encoder, []
-
-    def encode(self, texts, *, batch_size=64):
-        self.texts += texts
-        return self.encoder.encode(texts)
 
 
 @pytest.fixture
@@ -78,9 +70,7 @@ def rows_as(rows, *names):
 
 def test_a_triplet_is_right_if_its_positive_is_nearer_than_every_negative(encoder):
     rows = [{"a": "cat mat", "p": "cat mat dog", "n1": "sun moon", "n2": n2} for n2 in ("red blue", "cat mat")]
-    evaluator = Triplets(data.Triplets(rows, columns=["a", "p", "n1", "n2"]))
-    scores, (found,) = evaluator.answer(encoder)[:2]
-    assert scores == {"accuracy": 50.0}
+    (found,) = Triplets(data.Triplets(rows, columns=["a", "p", "n1", "n2"])).measure(encoder)
     assert found.arrays["right"].tolist() == [1, 0]
 
 
@@ -121,8 +111,8 @@ def test_paraphrases_equal_sentence_transformers(encoder):
     theirs.store_metrics_in_model_card_data = lambda *_: None
     wanted = theirs(AsTensors(encoder))
     found, (finding,) = Paraphrases(pairs, more=more).answer(encoder)[:2]
-    assert found == {key: pytest.approx(100 * wanted[theirs_key], abs=1e-4) for key, theirs_key in
-                     (("ap", "average_precision"), ("f1", "f1"))}  # fmt: skip
+    assert found["ap"] == pytest.approx(100 * wanted["average_precision"], abs=1e-4)
+    assert found["f1"] == pytest.approx(100 * wanted["f1"], abs=1e-4)
     assert finding.about["threshold_f1"] == pytest.approx(wanted["threshold"], abs=1e-5)
     assert finding.about["texts"] == len(texts)
 
@@ -218,52 +208,35 @@ def test_a_model_that_is_compared_by_distance():
     rows = [("a", "aa", 1), ("b", "b" * 3, 1), ("c", "c" * 8, 0), ("d", "d" * 9, 0)]
     assert PairClassification(rows, dev_share=0.5)(ByDistance())["ap"] == pytest.approx(100)
     assert Paraphrases([("a", "a" * 2), ("b" * 7, "b" * 8)])(ByDistance())["ap"] == pytest.approx(100)
+    corpus = {"far": "a" * 9, "near": "a" * 6, "next": "a" * 3}
+    found = Retrieval(queries={"q": "a" * 5}, corpus=corpus, qrels={"q": ["next"]}, measures=["mrr@10"])(ByDistance())
+    assert found["mrr@10"] == pytest.approx(50)
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_every_text_is_encoded_once_and_known(name, encoder):
-    counting = Counting(encoder)
+def test_every_text_is_encoded_once_and_every_score_has_an_interval(name, encoder):
     evaluator = MADE[name]()
-    scores, (found,) = evaluator.answer(counting)[:2]
-    assert len(counting.texts) == len(set(counting.texts)) > 0
-    assert {text for row in evaluator.texts()["rows"] for text in row} == set(counting.texts)
+    scores, (found,) = evaluator.answer(encoder)[:2]
+    asked = [text for texts in encoder.calls for text in texts]
+    assert len(asked) == len(set(asked)) > 0
+    assert {text for row in evaluator.texts()["rows"] for text in row} == set(asked)
     assert scores[evaluator.primary] == found.value
-
-
-@pytest.mark.parametrize("name", MADE)
-def test_every_score_has_an_interval(name, encoder):
-    from cse.evaluation.statistic import bootstrap, interval
-
-    (found,) = MADE[name]().measure(encoder)
     for key, measure in found.measures.items():
         arrays = [found.arrays[column] for column in measure.of]
         low, high = interval(bootstrap(measure.statistic, [arrays], key, 200)[0])
         assert low <= measure.value <= high
 
 
-GRADED = ("sentence1\tsentence2\tscore", [(*pair, i % 5) for i, pair in enumerate(PAIRS)])
-FILES = {  # a class -> the header of a file and its rows, a class of data and its options
-    "Similarity": (*GRADED, "ScoredPairs", {"max_score": 4.0}),
-    "Triplets": ("premise\tentailment\tcontradiction", [(*pair, "the sun") for pair in PAIRS], "Triplets", {}),
-    "Paraphrases": ("sentence1\tsentence2", PAIRS, "Pairs", {}),
-    "Labels": ("text\tlabel", LABELED, "Texts", {"label_column": "label"}),
-}
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_recipe_names_a_file_or_a_data_set(name, encoder, tmp_path):
-    from cse.recipe import build, load
-    from tests.runs import write_recipe, write_texts
-
-    header, rows, kind, options = FILES[name]
+def test_a_recipe_names_a_file_or_a_data_set(encoder, tmp_path):
     path = tmp_path / "dev.tsv"
-    path.write_text("\n".join([header, *("\t".join(map(str, row)) for row in rows)]))
-    data_set = {"class_path": f"cse.data.{kind}", "init_args": {"path": str(path), **options}}
+    rows = [f"{a}\t{b}\t{i % 5}" for i, (a, b) in enumerate(PAIRS)]
+    path.write_text("\n".join(["sentence1\tsentence2\tscore", *rows]))
+    data_set = {"class_path": "cse.data.ScoredPairs", "init_args": {"path": str(path), "max_score": 4.0}}
     found = []
     for given in (str(path), data_set):
-        evaluator = {"class_path": f"cse.evaluation.{name}", "init_args": {"data": given}}
+        named = {"class_path": "cse.evaluation.Similarity", "init_args": {"data": given}}
         texts = {"path": str(write_texts(tmp_path))}
-        recipe = load(write_recipe(tmp_path, "Texts", texts, {"backbone": "unread"}, evaluator=evaluator))
+        recipe = load(write_recipe(tmp_path, "Texts", texts, {"backbone": "unread"}, evaluator=named))
         recipe.config.encoder = None
         evaluator = build(recipe).evaluator
         assert evaluator.name == "dev"

@@ -27,12 +27,9 @@ def test_hash_is_of_the_rows(write_task):
     assert load(write_task(rows)).source.sha256 == wanted
 
 
-@pytest.mark.parametrize(
-    ("text", "form"),
-    [("A man, a plan.", "raw"), ("a man , a plan .", "tokenized"), ("no stops", "raw"), ("3.5 , 4.5 .", "tokenized")],
-)
-def test_says_which_text_was_scored(write_task, text, form):
-    assert load(write_task([("1", text, "b")])).source.text == form
+def test_says_which_text_was_scored(write_task):
+    forms = {"A man, a plan.": "raw", "a man , a plan .": "tokenized", "no stops": "raw", "3.5 , 4.5 .": "tokenized"}
+    assert {text: load(write_task([("1", text, "b")])).source.text for text in forms} == forms
 
 
 @pytest.mark.parametrize(
@@ -109,14 +106,10 @@ def test_sickr_is_cut_out_of_the_hubs_joined_rows(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["STS12", "STS13", "STSB-dev", "STSB-train", "SICKR-dev", "SICKR-train"])
-def test_real_sets_have_their_known_sizes(real_sts, task):
-    found = load(real_sts, task, check=True)
-    assert sum(map(len, found.subsets.values())) == found.task.total
-
-
-@pytest.mark.slow
-def test_real_sickr_has_the_hashes_that_the_hubs_rows_are_cut_by(real_sts):
+def test_real_sets_have_their_known_sizes_and_hashes(real_sts):
+    for task in ("STS12", "STS13", "STSB-dev", "STSB-train", "SICKR-dev", "SICKR-train"):
+        found = load(real_sts, task, check=True)
+        assert sum(map(len, found.subsets.values())) == found.task.total
     for split, known in sts_rows.SICKR_HASHES.items():
         assert load(real_sts, f"SICKR-{split}").source.sha256 == known
 
@@ -126,3 +119,34 @@ def test_hub_snapshot_is_read(monkeypatch, tmp_path):
     monkeypatch.setattr(sts_rows, "snapshot", lambda path, kind, revision: tmp_path)
     found = sts_rows.load(sts_rows.tasks()["STSB"], check=False)
     assert (found.subsets["test"].first, found.subsets["test"].gold.tolist()) == (("a",), [2.5])
+
+
+def test_the_seven_tasks_and_their_known_sizes():
+    # SemEval's published numbers of pairs.
+    sizes = {"STS12": 3108, "STS13": 1500, "STS14": 3750, "STS15": 3000, "STS16": 1186, "STSB": 1379, "SICKR": 4927}
+    assert {task.name: task.total for task in sts_rows.resolve("sts")} == sizes
+    assert {task.name: task.total for task in sts_rows.resolve("sts-dev")} == {"STSB-dev": 1500, "SICKR-dev": 500}
+
+
+def test_every_task_says_what_it_is():
+    for task in sts_rows.tasks().values():
+        assert task.version >= 1
+        assert task.license
+        assert task.shipped or (task.senteval and len(task.hub["revision"]) == 40)
+
+
+SPELLINGS = {
+    "STSBenchmark": "STSB",
+    "sts-b": "STSB",
+    "STSB-test": "STSB",
+    "SICK-R,SICKRelatedness": "SICKR",
+    " STS12 , sts-dev,STS12": "STS12 STSB-dev SICKR-dev",
+    "sts-mini": "sts-mini-dev sts-mini-test",
+}
+
+
+def test_spellings():
+    assert {written: " ".join(task.name for task in sts_rows.resolve(written)) for written in SPELLINGS} == SPELLINGS
+    for wrong, near in (("STS-12", "STS12"), ("SICKRR", "SICKR"), ("stsmini", "sts-mini")):
+        with pytest.raises(UserError, match=f"unknown task '{wrong}'; the nearest is '{near}"):
+            sts_rows.resolve(wrong)

@@ -1,11 +1,11 @@
 """Retrieval: measures by pencil and against mteb's, blocks and files on the disk, prompts, every way to give rows."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-import cse
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.evaluation import Retrieval
@@ -78,18 +78,6 @@ def test_measures_equal_mtebs(monkeypatch):
         np.testing.assert_allclose(values, wanted, atol=1e-6, err_msg=measure)
 
 
-def test_models_of_distances_rank_by_distance(monkeypatch):
-    class Points(Angles):
-        similarity = "euclidean"
-
-        def encode(self, texts, *, batch_size=64):
-            return np.array([[float(text), 1.0] for text in texts], dtype=np.float32)
-
-    # By cosine, 9 would be nearest to 5; by distance it is 6, then 3.
-    rows = {"queries": {"q": "5"}, "corpus": {"a": "9", "b": "6", "c": "3"}, "qrels": {"q": ["c"]}}
-    assert Retrieval(**rows, measures=["mrr@10"])(Points())["mrr@10"] == pytest.approx(50)
-
-
 def test_blocks_do_not_matter(monkeypatch):
     _, queries, corpus = big(1)
     nothing = np.full((len(queries), 1), -1)
@@ -113,29 +101,19 @@ def test_a_large_corpus_lies_on_the_disk(encoder, tmp_path, monkeypatch, kept):
     whole = evaluator(encoder)
     monkeypatch.setenv("CSE_CACHE", str(tmp_path))
     monkeypatch.setattr(ranking, "CHUNK", 16)
-    opened = []
-    monkeypatch.setattr(ranking, "Exact", lambda pool, device: opened.append(pool) or Exact(pool, device))
-    from cse.mining.neighbors import Exact
-
-    if kept:
+    opened, read, encode = [], [], Encoder.encode_read
+    exact = ranking.Exact
+    monkeypatch.setattr(ranking, "Exact", lambda pool, device: opened.append(pool) or exact(pool, device))
+    with nullcontext() if kept else changing():
         assert evaluator(encoder) == pytest.approx(whole)
-        calls = []
-        monkeypatch.setattr(Encoder, "encode_read", counted(Encoder.encode_read, calls))
-        assert evaluator(encoder) == pytest.approx(whole)
-        assert sum(calls) <= len(queries) + 1  # the corpus was read back; one text more may set up threads
-    else:
-        with changing():
-            assert evaluator(encoder) == pytest.approx(whole)
-        assert not list(tmp_path.rglob("*.npy"))
     assert all(isinstance(pool, np.memmap) for pool in opened)
-
-
-def counted(encode, calls):
-    def wrapped(self, read, **options):
-        calls.append(read.texts)
-        return encode(self, read, **options)
-
-    return wrapped
+    assert bool(list(tmp_path.rglob("*.npy"))) == kept
+    if kept:
+        monkeypatch.setattr(
+            Encoder, "encode_read", lambda self, one, **more: read.append(one.texts) or encode(self, one, **more)
+        )
+        assert evaluator(encoder) == pytest.approx(whole)
+        assert sum(read) <= len(queries) + 1  # the corpus was read back; one text more may set up threads
 
 
 def test_prompts_by_role(tiny_bert):
@@ -278,21 +256,3 @@ def test_bad_folders(tmp_path, change, message):
     change(folder)
     with pytest.raises(UserError, match=message):
         Retrieval(folder)
-
-
-def test_intervals_and_comparison(tiny_bert, tmp_path):
-    torch.manual_seed(0)
-    queries, corpus, qrels = collection(4, queries=30, documents=200)
-    folder = write_beir(tmp_path / "set", queries, corpus, qrels)
-    for name, pooler in (("one", "mean"), ("two", "cls")):
-        Encoder(tiny_bert, pooler=pooler).save(tmp_path / name)
-    found = cse.evaluate(tmp_path / "one", Retrieval(folder, precision="fp32"), out=tmp_path / "one.json")
-    task = found.results["tasks"]["set"]
-    assert (task["metric"], task["n"], task["unit"]) == ("ndcg@10", 30, "queries")
-    for measure in task["measures"].values():
-        low, high = measure["interval"]
-        assert low <= measure["value"] <= high
-    cse.evaluate(tmp_path / "two", Retrieval(folder, precision="fp32"), out=tmp_path / "two.json")
-    difference = cse.compare(tmp_path / "one.json", tmp_path / "two.json", measures="ndcg@10,recall@100")
-    assert list(difference) == ["set/ndcg@10", "set/recall@100"]
-    assert (difference["set/ndcg@10"].metric, difference["set/ndcg@10"].n) == ("ndcg@10", 30)

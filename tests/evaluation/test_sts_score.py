@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 
 from cse.errors import UserError
+from cse.evaluation import results, scoring
 from cse.evaluation.encoding import cosine
-from cse.evaluation.evaluators.sts import score_all
+from cse.evaluation.evaluators.sts import STSEvaluator, score_all
 from cse.evaluation.evaluators.sts_rows import Pairs
-from tests.evaluation.helpers import score_pairs
+from tests.evaluation.helpers import GRADED as ROWS
+from tests.evaluation.helpers import score_pairs, score_sts
 
 
 def pairs(n, seed=0, prefix="t"):
@@ -62,7 +64,48 @@ def test_nan_from_the_model_is_an_error():
         )
 
 
-@pytest.mark.parametrize("shape", [(3, 4), (30,), (2, 3, 4)])
-def test_wrong_number_of_vectors_is_an_error(shape):
-    with pytest.raises(UserError, match="shape"):
-        score_pairs({"s": pairs(30)}, lambda texts: np.zeros(shape))
+def test_average_is_of_all_tasks_or_none(write_task, hash_encoder):
+    data = str(write_task(ROWS))
+    found = score_sts(hash_encoder(), "STSB-dev,SICKR-dev", data, check=False)
+    assert found.average is None
+    assert list(found.scores) == ["STSB-dev"]
+    assert "SICKR/dev.tsv" in found.missing["SICKR-dev"]
+    write_task(ROWS[::-1], "SICKR")
+    found = score_sts(hash_encoder(), "STSB-dev,SICKR-dev", data, check=False)
+    assert found.average == pytest.approx(np.mean([s.all.spearman for s in found.scores.values()]))
+
+
+def test_results_have_the_published_schema(write_task, hash_encoder, tmp_path):
+    found = score_sts(hash_encoder(), "STSB-dev", str(write_task(ROWS)), check=False)
+    out = tmp_path / "deep" / "results.json"
+    results.write(found.results("m", 200), out, scoring.arrays(found.findings))
+    read = results.read(out)
+    task = read["tasks"]["STSB-dev"]
+    assert task["n"] == 40
+    assert task["all"]["spearman"] == found.scores["STSB-dev"].all.spearman == task["mean"]["spearman"]
+    low, high = task["interval"]
+    assert low < task["all"]["spearman"] < high
+    assert task["data"]["text"] == "raw"
+    assert len(task["data"]["sha256"]) == 64
+    assert read["average"]["all"]["rounded"] == round(task["all"]["spearman"], 2)
+    assert read["sentences"] == {"total": 80, "unique": len({t for r in ROWS for t in r[1:]})}
+    assert {"torch", "python", "scipy"} <= set(read["versions"])
+    arrays = np.load(out.with_suffix(".npz"))
+    np.testing.assert_array_equal(arrays["STSB-dev/cosine"], found.scores["STSB-dev"].cosine)
+    assert sorted(p.name for p in out.parent.iterdir()) == ["results.json", "results.npz"]  # no scratch files
+
+
+def test_evaluator_gives_the_harness_numbers(write_task, hash_encoder):
+    data = str(write_task(ROWS))
+    write_task(ROWS[::-1], "SICKR")
+    encoder = hash_encoder()
+    for tasks, given, message in (
+        ("sts-dev", data, "1500 are known"),
+        ("STSB", None, r"evaluator\.tasks: no data for"),
+    ):
+        with pytest.raises(UserError, match=message):
+            STSEvaluator(tasks, given)
+    shipped = STSEvaluator()(encoder)
+    direct = score_sts(encoder, "sts-mini-dev")
+    assert shipped == {"dev": direct.average, "sts-mini-dev": direct.scores["sts-mini-dev"].all.spearman}
+    assert STSEvaluator.primary in shipped

@@ -85,6 +85,22 @@ def test_python_and_evaluators(scored):
     assert cse.evaluate(scored / "best", tasks=[Size()]).by_width == {}
 
 
+@pytest.mark.parametrize("unit", [False, True])
+def test_each_text_is_encoded_once_for_all_widths(hash_encoder, unit):
+    """And vectors of unit length are scaled again."""
+    encoder = hash_encoder(dim=3)
+    whole = encoder.encode(["a", "b"])
+    scale = np.linalg.norm(whole, axis=1, keepdims=True) if unit else np.ones((2, 1))
+    encode, encoder.calls = encoder.encode, []
+    encoder.encode = lambda texts, *, batch_size=64: encode(texts) / scale[: len(texts)]
+    narrow = Reduced(encoder)
+    for width in (2, 1):
+        narrow.change = first_dimensions(width)
+        want = whole[:, :width] / (np.linalg.norm(whole[:, :width], axis=1, keepdims=True) if unit else 1)
+        np.testing.assert_allclose(narrow.encode(["a", "b", "a"]), want[[0, 1, 0]], rtol=1e-6)
+    assert encoder.calls == [["a", "b"]]
+
+
 @pytest.mark.parametrize("given", ["17", "8,8"])
 def test_bad_widths_are_one_error(scored, given, capsys):
     assert cli.main(command_of(scored, given)) == 2
@@ -93,34 +109,6 @@ def test_bad_widths_are_one_error(scored, given, capsys):
     assert "\nfix: give" in error
     with pytest.raises(UserError, match=r"--dimensions has 2.5"):
         evaluate(scored / "best", TASK, dimensions=[2.5])
-
-
-def test_each_text_is_encoded_once_for_all_widths():
-    class Counting:
-        def __init__(self):
-            self.asked = []
-
-        def encode(self, texts, *, batch_size=64):
-            self.asked += texts
-            return np.array([[3.0, 4.0 + len(t), 12.0] for t in texts])
-
-    encoder = Counting()
-    narrow = Reduced(encoder)
-    narrow.change = first_dimensions(2)
-    np.testing.assert_allclose(narrow.encode(["b", "a", "b"]), [[3, 5], [3, 5], [3, 5]])  # not of unit length
-    narrow.change = first_dimensions(1)
-    narrow.encode(["a", "b"])
-    assert encoder.asked == ["b", "a"]
-
-
-def test_vectors_of_unit_length_are_scaled_again():
-    class Scaled:
-        def encode(self, texts, *, batch_size=64):
-            return np.array([[0.6, 0.0, 0.8]] * len(texts))
-
-    narrow = Reduced(Scaled())
-    narrow.change = first_dimensions(2)
-    np.testing.assert_allclose(narrow.encode(["a"]), [[1.0, 0.0]])
 
 
 def test_the_report_shows_them(scored, tmp_path):
@@ -135,32 +123,24 @@ def test_the_report_shows_them(scored, tmp_path):
     assert "score against dimensions" in html
 
 
-def card(scored, tmp_path, width):
-    stage(scored / "best", tmp_path / "staged", width)
-    write_card(
-        tmp_path / "staged", "you/it", run=None, results=scored / "results.json", license="apache-2.0", previous=None
-    )
-    return (tmp_path / "staged" / "README.md").read_text()
+def card(scored, staged, width):
+    stage(scored / "best", staged, width)
+    results = scored / "results.json"
+    write_card(staged, "you/it", run=None, results=results, license="apache-2.0", previous=None)
+    return (staged / "README.md").read_text()
 
 
-def test_the_card_has_a_table_and_a_plot(scored, tmp_path):
-    text = card(scored, tmp_path, None)
-    value = json.loads((scored / "results.json").read_text())["dimensions"][1]["tasks"][TASK]
-    assert f"| 8 | {value:.2f} |" in text
+def test_the_card_has_a_table_and_a_plot_and_the_scores_of_a_published_width(scored, tmp_path):
+    _, eight, four = (entry["tasks"][TASK] for entry in json.loads((scored / "results.json").read_text())["dimensions"])
+    text = card(scored, tmp_path / "whole", None)
+    assert f"| 8 | {eight:.2f} |" in text
     assert f"]({PLOT})" in text
-    ET.fromstring((tmp_path / "staged" / PLOT).read_text())
-
-
-def test_the_card_of_a_published_width_has_its_scores(scored, tmp_path):
-    value = json.loads((scored / "results.json").read_text())["dimensions"][2]["tasks"][TASK]
-    text = card(scored, tmp_path, 4)
-    assert f"**{value:.2f}**" in text
-    assert f"value: {round(value / 100, 6)}" in text  # in the header, which the Hub reads
+    ET.fromstring((tmp_path / "whole" / PLOT).read_text())
+    text = card(scored, tmp_path / "four", 4)
+    assert f"**{four:.2f}**" in text
+    assert f"value: {round(four / 100, 6)}" in text  # in the header, which the Hub reads
     assert "to a vector of 4 numbers" in text
-
-
-def test_a_width_that_was_not_scored_has_no_scores_on_the_card(scored, tmp_path):
-    assert "Not scored" in card(scored, tmp_path, 5)
+    assert "Not scored" in card(scored, tmp_path / "five", 5)
 
 
 def test_tables_and_charts_by_pencil():

@@ -13,26 +13,16 @@ import numpy as np
 from cse import cli
 from cse.encoder.model import Encoder
 from tests.conftest import WORDS
-from tests.models import save_tiny
+from tests.models import save_tiny, save_words
 
 TEXTS = ["the cat sat on a mat", "a dog ran fast", "the red house"]
 
 
 def main(folder: Path) -> None:
     """Train, score, mine and quantize with a tiny model."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
     folder.mkdir(parents=True)
     os.chdir(folder)
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(special + WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained("model")
+    save_words(WORDS, Path("model"))
     save_tiny("bert", "model", Path("model"))
     texts = [f"the {a} {b} {c}" for a in WORDS[5:9] for b in WORDS[9:13] for c in WORDS[1:3]]
     Path("texts.txt").write_text("".join(f"{text}\n" for text in texts))
