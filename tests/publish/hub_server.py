@@ -20,8 +20,6 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import yaml
-
 
 @dataclass(frozen=True)
 class Request:
@@ -265,24 +263,14 @@ def create(ask: Handler) -> object:
 
 
 def validate_yaml(ask: Handler) -> object:
-    found = re.match(r"---\n(.*?)\n---", json.loads(ask.body)["content"], re.DOTALL)
-    try:
-        about = yaml.safe_load(found[1]) if found else {}
-    except yaml.YAMLError as error:
-        raise Answer(400, "Invalid YAML", errors=[{"message": str(error)}], warnings=[]) from error
-    return {"errors": [], "warnings": [] if about else [{"message": "empty or missing yaml metadata"}]}
+    return {"errors": [], "warnings": []}
 
 
 def info(ask: Handler, repo: str, rev: str = "main") -> object:
     repository = readable(ask, repo)
     sha = at(repository, rev)
     siblings = [{"rfilename": path} for path in sorted(repository.commits[sha].files)]
-    return {"_id": "1", "id": repo, "modelId": repo, "sha": sha, "private": repository.private, "tags": []} | {
-        "author": repo.split("/")[0],
-        "siblings": siblings,
-        "downloads": 0,
-        "likes": 0,
-    }
+    return {"_id": "1", "id": repo, "sha": sha, "private": repository.private, "tags": [], "siblings": siblings}
 
 
 def list_refs(ask: Handler, repo: str) -> object:
@@ -319,7 +307,7 @@ def preupload(ask: Handler, repo: str, rev: str) -> object:
     answers = []
     for file in json.loads(ask.body)["files"]:
         path = file["path"]
-        large = path.endswith(".safetensors") or file["size"] > ask.hub.lfs_over
+        large = path.endswith(".safetensors")
         answer = {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
         answers.append({**answer, "oid": files[path].etag if path in files else None})
     return {"files": answers}
@@ -369,11 +357,10 @@ def _blob(ask: Handler, repository: Repository, item: dict[str, Any]) -> Blob:
 def batch(ask: Handler, repo: str) -> object:
     repository, asked = readable(ask, repo), json.loads(ask.body)
     signed_in(ask)
-    verify = {"href": f"{ask.hub.url}/{repo}.git/info/lfs/verify"}
     objects = []
     for oid, size in ((each["oid"], each["size"]) for each in asked["objects"]):
         upload = {"href": f"{ask.hub.storage}/{repo}/{oid}?{SIGNATURE}"}
-        new = {"authenticated": True, "actions": {"upload": upload, "verify": verify}}
+        new = {"authenticated": True, "actions": {"upload": upload}}
         objects.append({"oid": oid, "size": size} | ({} if oid in repository.objects else new))
     return {"transfer": "basic", "objects": objects}
 
@@ -389,13 +376,6 @@ def put(ask: Handler, repo: str, oid: str) -> object:
     return lambda: ask.send(200, b"", {"ETag": f'"{hashlib.md5(ask.body).hexdigest()}"'})
 
 
-def verify(ask: Handler, repo: str) -> object:
-    asked = json.loads(ask.body)
-    if len(writable(ask, repo).objects.get(asked["oid"], b"")) != asked["size"]:
-        raise Answer(404, "no such object, or of another size")
-    return {}
-
-
 # Downloads
 
 
@@ -405,9 +385,9 @@ def resolve(ask: Handler, repo: str, rev: str, path: str) -> object:
     blob = repository.commits[sha].files.get(path)
     if blob is None:
         raise Answer(404, "Entry not found", "EntryNotFound")
-    headers = {"X-Repo-Commit": sha, "ETag": f'"{blob.etag}"', "Accept-Ranges": "bytes"}
+    headers = {"X-Repo-Commit": sha, "ETag": f'"{blob.etag}"'}
     if not blob.lfs:
-        return lambda: _send_range(ask, blob.data, headers)
+        return lambda: ask.send(200, blob.data, headers)
     headers |= {"X-Linked-ETag": f'"{blob.sha256}"', "X-Linked-Size": str(len(blob.data))}
     headers["Location"] = f"{ask.hub.storage}/{repo}/{blob.sha256}?{SIGNATURE}"
     return lambda: ask.send(302, b"", headers)
@@ -417,17 +397,7 @@ def get(ask: Handler, repo: str, oid: str) -> object:
     if SIGNATURE not in ask.path or "Authorization" in ask.headers:
         raise Answer(400, "Only one auth mechanism allowed, and the address must be signed")
     data = ask.hub.repositories[repo].objects[oid]
-    return lambda: _send_range(ask, data, {"ETag": f'"{oid}"', "Accept-Ranges": "bytes"})
-
-
-def _send_range(ask: Handler, data: bytes, headers: dict[str, str]) -> None:
-    asked = re.fullmatch(r"bytes=(\d+)-(\d*)", ask.headers.get("Range") or "")
-    if not asked:
-        return ask.send(200, data, headers)
-    start, end = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
-    if start > end:
-        return ask.send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
-    return ask.send(206, data[start : end + 1], {**headers, "Content-Range": f"bytes {start}-{end}/{len(data)}"})
+    return lambda: ask.send(200, data, {"ETag": f'"{oid}"'})
 
 
 OID = r"(?P<oid>[0-9a-f]{64})"
@@ -443,7 +413,6 @@ ROUTES: list[tuple[str, str, Callable[..., object]]] = [
     ("POST", rf"/api/models/{REPO}/preupload/{REV}", preupload),
     ("POST", rf"/api/models/{REPO}/commit/{REV}", commit),
     ("POST", rf"/{REPO}\.git/info/lfs/objects/batch", batch),
-    ("POST", rf"/{REPO}\.git/info/lfs/verify", verify),
     ("PUT", rf"/storage/{REPO}/{OID}", put),
     ("GET HEAD", rf"/storage/{REPO}/{OID}", get),
     ("GET HEAD", rf"/{REPO}/resolve/{REV}/(?P<path>.+)", resolve),
@@ -454,10 +423,9 @@ ROUTES: list[tuple[str, str, Callable[..., object]]] = [
 
 
 class HubServer:
-    """A Hub on 127.0.0.1, on which files above `lfs_over` bytes, and all .safetensors, are large files."""
+    """A Hub on 127.0.0.1, on which all .safetensors are large files."""
 
     def __init__(self) -> None:
-        self.lfs_over = 10_000_000
         self.users: dict[str, User] = {}
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Request] = []

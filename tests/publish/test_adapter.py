@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
-from safetensors.torch import load_file
 
 from cse.encoder.adapters.lora import Lora
 from cse.encoder.checkpoint.sums import check_sums, write_sums
@@ -18,6 +17,7 @@ from cse.publish.card import write_card
 from cse.publish.hub import push
 from cse.publish.stage import Adapter, find_adapter, stage_adapter
 from cse.publish.verify import verify_adapter
+from tests.encoder.helpers import learn
 
 TEXTS = ["the cat sat on a mat", "dog", "the red house " * 30, "a blue tree ran fast"]
 BASE, COMMIT = "org/tiny", "0123456789abcdef" * 2 + "01234567"
@@ -28,10 +28,7 @@ OPTIONS = {"pooler": "first_last_layer1", "template": "the {text} sat on", "max_
 def save(backbone, folder, whole=True, **options):
     """A checkpoint of a LoRA run whose differences have left 0: best/ if it is whole, or last/."""
     torch.manual_seed(0)
-    encoder = Encoder(backbone, **options).eval()
-    for name, parameter in encoder.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
+    encoder = learn(Encoder(backbone, **options).eval())
     encoder.post.append(Normalize())
     encoder.save(folder, whole=whole)
     (folder / "LICENSE").write_text("Apache License, Version 2.0\n")
@@ -73,50 +70,16 @@ def test_a_checkpoint_keeps_the_adapter_and_nobody_trips_over_it(best, tiny_bert
     names = {path.name for path in (tmp_path / "best" / "adapter").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors"}
     assert "adapter/adapter_model.safetensors" in (tmp_path / "best" / "checkpoint.sha256").read_text()
-    want = encoder.encode(TEXTS)
-    shutil.copytree(tmp_path / "best", tmp_path / "without")
-    shutil.rmtree(tmp_path / "without" / "adapter")
-    for folder in (tmp_path / "best", tmp_path / "without"):
-        assert np.abs(Encoder.load(str(folder)).encode(TEXTS) - want).max() < 1e-6
-        assert np.abs(SentenceTransformer(str(folder), device="cpu").encode(TEXTS) - want).max() < 1e-6
-        bare = AutoModel.from_pretrained(folder, add_pooling_layer=False)
-        assert not any("lora" in name for name in bare.state_dict())
-    Encoder.load(str(tmp_path / "best")).save(tmp_path / "again")
-    assert not (tmp_path / "again" / "adapter").exists()  # its LoRA is merged away
-
-
-def test_the_matrices_are_the_difference_of_the_merged_weights(best, tiny_bert):
-    state = load_file(best / "adapter" / "adapter_model.safetensors")
-    merged, plain = load_file(best / "model.safetensors"), load_file(f"{tiny_bert}/model.safetensors")
-    layers = {name.partition(".lora_")[0] for name in state}
-    assert len(layers) == 2 * 5  # of each layer, query, value, and the three that are named dense
-    assert len(state) == 2 * len(layers)
-    settings = json.loads((best / "adapter" / "adapter_config.json").read_text())
+    settings = json.loads((tmp_path / "best" / "adapter" / "adapter_config.json").read_text())
     assert settings["target_modules"] == ["dense", "query", "value"]  # in this order in every process
     assert (settings["r"], settings["lora_alpha"], settings["peft_type"]) == (2, 8, "LORA")
-    for layer in layers:
-        name = layer.removeprefix("base_model.model.") + ".weight"
-        product = state[f"{layer}.lora_B.weight"] @ state[f"{layer}.lora_A.weight"]
-        torch.testing.assert_close(merged[name] - plain[f"bert.{name}"], 8 / 2 * product, atol=1e-6, rtol=0)
-        assert product.abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("merge", [False, True])
-def test_peft_loads_it_on_the_backbone(best, tiny_bert, merge):
-    from peft import PeftModel
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(best)
-    backbone = AutoModel.from_pretrained(tiny_bert, add_pooling_layer=False)
-    model = PeftModel.from_pretrained(backbone, best / "adapter").eval()
-    model = model.merge_and_unload() if merge else model
-    want = Encoder.load(str(best)).encode(TEXTS)
-    for text, vector in zip(TEXTS, want, strict=True):
-        with torch.no_grad():
-            tokens = tokenizer(text, truncation=True, max_length=20, return_tensors="pt")
-            layers = model(**tokens, output_hidden_states=True).hidden_states
-        mean = ((layers[1] + layers[2])[0] / 2).mean(0)
-        assert np.abs((mean / mean.norm()).numpy() - vector).max() < 1e-6
+    want, folder = encoder.encode(TEXTS), tmp_path / "best"
+    assert np.abs(Encoder.load(str(folder)).encode(TEXTS) - want).max() < 1e-6
+    assert np.abs(SentenceTransformer(str(folder), device="cpu").encode(TEXTS) - want).max() < 1e-6
+    bare = AutoModel.from_pretrained(folder, add_pooling_layer=False)
+    assert not any("lora" in name for name in bare.state_dict())
+    Encoder.load(str(tmp_path / "best")).save(tmp_path / "again")
+    assert not (tmp_path / "again" / "adapter").exists()  # its LoRA is merged away
 
 
 @pytest.mark.parametrize("whole", [True, pytest.param(False, marks=pytest.mark.slow)])
@@ -130,8 +93,8 @@ def test_in_a_clean_process_it_gives_the_runs_vectors(tiny_bert, cached, tmp_pat
     write_card(tmp_path / "staged", "me/lora", run=None, results=None, license=None, previous=None, adapter=adapter)
     report = verify_adapter(tmp_path / "staged", adapter)
     assert report.difference == {"peft": pytest.approx(0, abs=1e-6)}
-    assert {"adapter_model.safetensors", "adapter_config.json"} <= set(check_sums(tmp_path / "staged"))
     assert report.lines()[-1] == f"needs peft and the backbone {BASE} at commit {COMMIT}"
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= set(check_sums(tmp_path / "staged"))
     settings = json.loads((tmp_path / "staged" / "adapter_config.json").read_text())
     assert (settings["base_model_name_or_path"], settings["revision"]) == (BASE, COMMIT)
     card = ModelCard.load(tmp_path / "staged" / "README.md")

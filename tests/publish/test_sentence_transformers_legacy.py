@@ -14,6 +14,8 @@ from cse.encoder.adapters.lora import Lora
 from cse.encoder.model import Encoder
 from cse.publish.card.usage import read_published, transformers_code
 from cse.publish.stage import stage
+from tests.encoder.helpers import learn
+from tests.models import save_tiny
 from tests.publish.helpers import KINDS, PROMPTED, make
 
 pytestmark = pytest.mark.slow
@@ -56,42 +58,15 @@ def legacy(tmp_path_factory):
     return encode
 
 
-@pytest.fixture(scope="module")
-def tiny_llama(tmp_path_factory) -> str:
-    """A random Llama whose attention looks at positions, with SmolLM2's rotary base and a byte-level tokenizer."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny-llama")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    options = {"special_tokens": ["<|endoftext|>"], "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
-    trainer = trainers.BpeTrainer(vocab_size=320, show_progress=False, **options)
-    tokenizer.train_from_iterator(TEXTS * 3, trainer)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
-    sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 256, "vocab_size": tokenizer.get_vocab_size()}
-    config = LlamaConfig(rope_parameters={"rope_type": "default", "rope_theta": 100_000.0}, **sizes)
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    for name, weight in model.named_parameters():
-        if "norm" not in name:
-            weight.data *= 10
-    model.save_pretrained(folder)
-    return str(folder)
-
-
-def test_the_rotary_base_and_a_merged_lora(legacy, tiny_llama, tmp_path):
+def test_the_rotary_base_and_a_merged_lora(legacy, tiny_bert, tmp_path):
+    rotary = {"rope_parameters": {"rope_type": "default", "rope_theta": 100_000.0}, "max_position_embeddings": 256}
+    llama = save_tiny("llama", tiny_bert, tmp_path / "llama", num_hidden_layers=3, initializer_range=0.2, **rotary)
     template = 'This sentence : "{text}" means in one word: "'
     lora = {"adapter": Lora(rank=4, targets=["q_proj", "v_proj"])}
     torch.manual_seed(1)
     options = {"pooler": "last", "template": template, "layers": 2, "max_length": 128}
-    encoder, plain = Encoder(tiny_llama, **options, **lora), Encoder(tiny_llama, **options).eval().encode(TEXTS)
-    for name, weight in encoder.named_parameters():
-        if "lora_B" in name:  # 0 at first, which would hide a merge that does nothing
-            weight.data.normal_(std=0.3)
-    encoder.save(tmp_path / "prompted")
+    encoder, plain = Encoder(llama, **options, **lora), Encoder(llama, **options).eval().encode(TEXTS)
+    learn(encoder).save(tmp_path / "prompted")
 
     # The comparison must see a wrong rotary base, which loads without a word.
     shutil.copytree(tmp_path / "prompted", tmp_path / "wrong")
