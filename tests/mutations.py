@@ -42,331 +42,263 @@ class Fault(NamedTuple):
     tests: str
 
 
-def _of(file: str, tests: str, *faults: tuple[str, str] | tuple[str, str, str]) -> list[Fault]:
-    """The faults of a file, as (text, wrong), or with tests of their own as (text, wrong, tests)."""
-    return [Fault(file, fault[0], fault[1], fault[2] if len(fault) > 2 else tests) for fault in faults]
+# `@ file  tests`, and below it each fault: the lines that stand there after `-`, and what is wrong after `+`.
+TABLE = """\
+@ objectives/parts/functional.py  objectives/test_functional.py
+- scores = scores.masked_fill(~present, 0.0)
++ scores = scores * 1.0
+- terms = scores.masked_fill(~present, -torch.inf)
++ terms = scores
+-     negative = present & ~positive
+-
++     negative = present
++
+- share = share / share.sum(-1, keepdim=True)
++ share = share / share.sum(0, keepdim=True)
+- counted = weight.to(rows.dtype) * valid
++ counted = weight.to(rows.dtype)
+- rows = rows if row_weight is None else rows * row_weight
++ rows = rows
+@ objectives/parts/functional.py  objectives/test_triplet.py
+- F.relu(near - far + margin)
++ F.relu(far - near + margin)
+@ objectives/parts/functional.py  objectives/test_align_uniform.py
+- torch.pdist(normalize(x)).pow(2)
++ torch.pdist(normalize(x))
+@ objectives/parts/functional.py  objectives/test_functional.py
+- count = negative.sum(-1, keepdim=True)
++ count = negative.sum(0, keepdim=True)
+@ objectives/parts/functional.py  objectives/test_authors_programs.py
+- (log_p - torch.log_softmax(logits, -1))
++ torch.log_softmax(logits, -1)
+@ objectives/parts/functional.py  objectives/test_promcse.py
+- hardest = cosine.masked_fill(~negative, -torch.inf)
++ hardest = cosine
+@ objectives/parts/layouts.py  objectives/test_candidates.py
+- mask &= own | ~_any_same_text(
++ mask &= ~_any_same_text(
+- mask &= present & present[view, None]
++ mask &= present
+@ objectives/parts/layouts.py  objectives/test_supcon.py
+- equal[:, self.texts :] = False
++ equal[:, self.texts :] &= True
+@ objectives/parts/candidates.py  objectives/test_candidates.py
+- mask=None if pairs.mask is None and mask is None else
++ mask=None if pairs.mask is None else
+- return exchanged, batch.with_views([1, 0])
++ return exchanged, batch
+@ objectives/cosent.py  objectives/test_cosent.py
+- ordered = score[:, None] > score[None, :]
++ ordered = score[:, None] >= score[None, :]
+- excess = scaled[None, :] - scaled[:, None]
++ excess = scaled[:, None] - scaled[None, :]
+@ objectives/simcse.py  objectives/test_symmetric.py
+- return similarity.detach() * chosen
++ return similarity * chosen
+@ objectives/dcl.py  objectives/test_authors_programs.py
+- near = ratio(scores, weighted_mean(scores, plain.weight))
++ near = scores / scores.mean()
+@ objectives/adaptive_layer.py  objectives/test_contract.py::test_a_row_of_weight_2_is_two_rows_and_one_of_weight_0_none[AdaptiveLayer]
+- return weight if batch.weight is None else weight * batch.weight[:, None]
++ return weight
+@ objectives/adaptive_layer.py  objectives/test_contract.py::test_views_that_do_not_exist_do_not_count_or_are_refused_by_name[AdaptiveLayer]
+- weight = weight * batch.view_mask
++ weight = weight * 1
+@ objectives/parts/wrapper.py  objectives/test_contract.py::test_terms_of_different_similarity_are_refused
+- if len({similarity for _, similarity in shaped}) > 1:
++ if not terms:
+@ objectives/parts/wrapper.py  objectives/test_contract.py::test_a_term_without_vectors_is_refused_where_vectors_are_read
+- if self.needs_vectors and not term.uses_views:
++ if not self.needs_vectors:
+@ objectives/parts/wrapper.py  objectives/test_contract.py::test_a_wrapper_inherits_the_flags_of_its_terms
+- self.weighs_rows = all(
++ self.weighs_rows = not all(
+@ objectives/gistembed.py  objectives/test_gistembed.py
+- removed = (guided > pair - slack)
++ removed = (guided >= pair - slack)
+@ objectives/listwise_kl.py  objectives/test_authors_programs.py
+- loss = self.student_temperature**2 *
++ loss = self.student_temperature *
+@ objectives/matryoshka.py  objectives/test_matryoshka.py
+- normalize(part[..., :width])
++ normalize(part[..., -width:])
+@ objectives/momentum.py  objectives/test_momentum.py
+- self.queue.push(torch.cat(self._found))
++ self.queue.push(self._found[-1])
+- momentum, ctx.step + 2,
++ momentum, ctx.step + 1,
+@ teachers/queue.py  teachers/test_queue.py
+- rows.to(self.vectors)])[len(rows) :]
++ rows.to(self.vectors)])[: len(self.vectors)]
+@ training/trainer.py  training/test_trainer.py::test_accumulation_averages_parts_with_their_own_negatives
+- self.accelerator.backward(output.loss / settings.accumulation)
++ self.accelerator.backward(output.loss)
+@ training/trainer.py  training/test_trainer.py
+- seed = partial(seed_dropout, run.seed, "dropout", step, i, distributed.rank())
++ seed = partial(seed_dropout, run.seed, "dropout", i, distributed.rank())
+@ training/trainer.py  training/test_trainer.py::test_a_killed_run_resumes_bit_for_bit
+- self.log.cut(run.progress.log_bytes)
++ self.log.cut(2**40)
+@ training/trainer.py  training/test_trainer.py
+- clip_grads_with_norm_(parameters, settings.clip, norm)
++ clip_grads_with_norm_(parameters, math.inf, norm)
+@ training/trainer.py  training/test_trainer.py::test_a_loss_that_is_not_finite_stops_the_run
+- if not math.isfinite(loss):
++ if math.isinf(loss):
+@ training/trainer.py  training/test_trainer.py::test_early_stopping
+-  or waited >= patience
++  or waited > patience
+@ training/trainer.py  training/test_trainer.py
+- progress.best is None or score > progress.best:
++ progress.best is None or score < progress.best:
+@ training/gradcache.py  training/test_gradcache.py
+- accelerator.backward(output.loss / accumulation)
++ accelerator.backward(output.loss)
+- _encode(learner, chunk, seed, i)[: len(gradients)]
++ _encode(learner, chunk, seed, i + 1)[: len(gradients)]
+- start : start + max(1, tokens // longest)]
++ start : start + 1 + tokens // longest]
+@ training/optimizers.py  training/test_optimizers.py
+- group["lr"] = rate * group["factor"]
++ group["lr"] = rate
+- (len(layers) - 1 - i)
++ (len(layers) - i)
+@ recipe/settings.py  training/test_optimizers.py::test_the_rate_of_every_schedule
+- return self.learning_rate * (step + 1) / self.warmup_steps
++ return self.learning_rate * step / self.warmup_steps
+@ training/learner.py  training/test_trainer.py
+- (every - own) / max(1, size * size - size)
++ every / max(1, size * size)
+@ distributed.py  training/test_distributed.py::test_two_processes_have_the_gradient_of_one
+-         dist.all_reduce(total)
+-         return total[ctx.rows]
++         return total[ctx.rows]
+@ training/checkpoint.py  training/test_trainer.py::test_a_damaged_state_is_refused
+- whole = sha256_file(damaged) == about["sha256"]
++ whole = "sha256" in about
+@ training/checkpoint.py  training/test_trainer.py::test_a_killed_run_resumes_bit_for_bit
+-         optimizer.load_state_dict(state)
++         state
+@ training/checkpoint.py  training/test_trainer.py
+-     if unexpected or absent:
++     if unexpected:
+@ training/merge.py  training/test_merge.py
+- wide[0].lerp(wide[1], shares[1])
++ wide[1].lerp(wide[0], shares[1])
+@ training/merge.py  training/test_merge.py::test_every_weight_is_the_mean_and_what_is_scored_is_what_is_exported
+-         finally:
+-             _put(weights, trained)
++         finally:
++             pass
+@ encoder/checkpoint/sums.py  faults/test_models.py::test_a_checkpoint_with_its_manifest
+-         if actual != expected:
++         if len(actual) != len(expected):
+@ files.py  test_cache.py
+-         os.rename(target, aside)
+-         os.rename(scratch, target)
+-
++         os.rename(scratch, target)
++
+-     except ProcessLookupError:
+-         return True
++     except ProcessLookupError:
++         return False
+-         if target.exists():
+-             _remove(old)
++         if not target.exists():
++             _remove(old)
+@ encoder/poolers.py  encoder/test_encoder.py
+- end = mask.shape[1] - mask.flip(1).argmax(1)
++ end = mask.sum(1)
+- return (states * weight).sum(1)
++ return states.sum(1)
+@ evaluation/evaluators/sts.py  evaluation/test_sts_oracle.py
+- _mean(subsets, sizes)
++ _mean(subsets, dict.fromkeys(subsets, 1))
+@ evaluation/statistic.py  evaluation/test_sts_score.py
+- coefficient(rankdata(cosines), rankdata(gold))
++ coefficient(rankdata(cosines), gold)
+@ evaluation/statistic.py  evaluation/test_statistic.py
+- (drawn + counts.sum(1, keepdims=True)) / 2
++ counts.sum(1, keepdims=True) / 2
+- (hits * precision).sum(1) / hits.sum(1)
++ (hits * precision).sum(1) / drawn.sum(1)
+- (len(p) - rank) * p[name]
++ (len(p) - rank - 1) * p[name]
+- 2 * (rarer + 1) / (len(differences) + 1)
++ 2 * rarer / len(differences)
+- tail = 100 * (1 - level) / 2
++ tail = 100 * (1 - level)
+@ evaluation/evaluators/retrieval.py  evaluation/test_retrieval.py
+- value * (k + 0.5) > 1
++ value * k > 1
+- -np.square(vectors).sum(1) / 2
++ -np.square(vectors).sum(1)
+@ evaluation/evaluators/pairs.py  evaluation/test_own_rows.py
+- right = [similarity[a] > similarity[a + 1 : b].max()
++ right = [similarity[a] >= similarity[a + 1 : b].max()
+@ evaluation/evaluators/pairs.py  evaluation/test_thresholds.py
+- above = cuts + 1
++ above = cuts
+@ data/part.py  data/test_part.py evaluation/test_held_out.py
+- part["negative"] = place > data.num_positives
++ part["negative"] = place >= data.num_positives
+- bool(keys[place] != key)
++ bool(keys[place] == key)
+@ data/loader.py  training/test_trainer.py::test_the_same_batches_whatever_the_number_of_processes
+- start = part * size + rank * share
++ start = part * size + rank
+@ data/loader.py  data/test_samplers.py
+- epoch = bisect_right(self._ends, step)
++ epoch = bisect_right(self._ends, step + 1)
+@ data/samplers.py  data/test_samplers.py
+- generator=torch_rng(seed, "order", epoch)
++ generator=torch_rng(seed, "order")
+- room = -(len(rows) + 1) % size
++ room = size - len(rows) % size
+- left ^ ((mixed
++ left & ((mixed
+- while outside.any():
++ while False:
+@ data/views/around.py  data/test_masked.py
+- (fate < 0.8)
++ (fate < 0.9)
+- (chance < probability) & self.ordinary[original]
++ (chance < probability)
+@ data/views/texts.py  data/test_collators.py data/test_data.py
+- view_mask=None if bool(present.all()) else present
++ view_mask=None
+- python_rng(seed, "sample", epoch, example.row_id)
++ python_rng(seed, "sample", example.row_id)
+@ data/mixture.py  data/test_mixture.py
+- weight * steps[name] ** power
++ steps[name] ** power
+- self._count(self._block(block)[:place])
++ self._count(self._block(block)[: place + 1])
+@ batch.py  objectives/test_cosent.py
+- ((score >= 0) & (score <= 1)).all()
++ ((score >= 0) & (score < 1)).all()
+"""  # noqa: E501
 
 
-FAULTS = [
-    # -- Objectives ------------------------------------------------------------------------------------------------
-    *_of(
-        "objectives/parts/functional.py",
-        "objectives/test_functional.py",
-        ("scores = scores.masked_fill(~present, 0.0)", "scores = scores * 1.0"),
-        ("terms = scores.masked_fill(~present, -torch.inf)", "terms = scores"),
-        ("    negative = present & ~positive\n", "    negative = present\n"),
-        ("share = share / share.sum(-1, keepdim=True)", "share = share / share.sum(0, keepdim=True)"),
-        ("counted = weight.to(rows.dtype) * valid", "counted = weight.to(rows.dtype)"),
-        ("rows = rows if row_weight is None else rows * row_weight", "rows = rows"),
-        ("F.relu(near - far + margin)", "F.relu(far - near + margin)", "objectives/test_triplet.py"),
-        ("torch.pdist(normalize(x)).pow(2)", "torch.pdist(normalize(x))", "objectives/test_align_uniform.py"),
-        ("count = negative.sum(-1, keepdim=True)", "count = negative.sum(0, keepdim=True)"),
-        (
-            "(log_p - torch.log_softmax(logits, -1))",
-            "torch.log_softmax(logits, -1)",
-            "objectives/test_authors_programs.py",
-        ),
-        ("hardest = cosine.masked_fill(~negative, -torch.inf)", "hardest = cosine", "objectives/test_promcse.py"),
-    ),
-    *_of(
-        "objectives/parts/layouts.py",
-        "objectives/test_candidates.py",
-        ("mask &= own | ~_any_same_text(", "mask &= ~_any_same_text("),
-        ("mask &= present & present[view, None]", "mask &= present"),
-        ("equal[:, self.texts :] = False", "equal[:, self.texts :] &= True", "objectives/test_supcon.py"),
-    ),
-    *_of(
-        "objectives/parts/candidates.py",
-        "objectives/test_candidates.py",
-        ("mask=None if pairs.mask is None and mask is None else", "mask=None if pairs.mask is None else"),
-        ("return exchanged, batch.with_views([1, 0])", "return exchanged, batch"),
-    ),
-    *_of(
-        "objectives/cosent.py",
-        "objectives/test_cosent.py",
-        ("ordered = score[:, None] > score[None, :]", "ordered = score[:, None] >= score[None, :]"),
-        ("excess = scaled[None, :] - scaled[:, None]", "excess = scaled[:, None] - scaled[None, :]"),
-    ),
-    Fault(
-        "objectives/simcse.py",
-        "return similarity.detach() * chosen",
-        "return similarity * chosen",
-        "objectives/test_symmetric.py",
-    ),
-    Fault(
-        "objectives/dcl.py",
-        "near = ratio(scores, weighted_mean(scores, plain.weight))",
-        "near = scores / scores.mean()",
-        "objectives/test_authors_programs.py",
-    ),
-    Fault(
-        "objectives/adaptive_layer.py",
-        "return weight if batch.weight is None else weight * batch.weight[:, None]",
-        "return weight",
-        "objectives/test_contract.py::test_a_row_of_weight_2_is_two_rows_and_one_of_weight_0_none[AdaptiveLayer]",
-    ),
-    Fault(
-        "objectives/adaptive_layer.py",
-        "weight = weight * batch.view_mask",
-        "weight = weight * 1",
-        "objectives/test_contract.py::test_views_that_do_not_exist_do_not_count_or_are_refused_by_name[AdaptiveLayer]",
-    ),
-    *_of(
-        "objectives/parts/wrapper.py",
-        "objectives/test_contract.py::test_terms_of_different_similarity_are_refused",
-        ("if len({similarity for _, similarity in shaped}) > 1:", "if not terms:"),
-        (
-            "if self.needs_vectors and not term.uses_views:",
-            "if not self.needs_vectors:",
-            "objectives/test_contract.py::test_a_term_without_vectors_is_refused_where_vectors_are_read",
-        ),
-        (
-            "self.weighs_rows = all(",
-            "self.weighs_rows = not all(",
-            "objectives/test_contract.py::test_a_wrapper_inherits_the_flags_of_its_terms",
-        ),
-    ),
-    Fault(
-        "objectives/gistembed.py",
-        "removed = (guided > pair - slack)",
-        "removed = (guided >= pair - slack)",
-        "objectives/test_gistembed.py",
-    ),
-    Fault(
-        "objectives/listwise_kl.py",
-        "loss = self.student_temperature**2 *",
-        "loss = self.student_temperature *",
-        "objectives/test_authors_programs.py",
-    ),
-    Fault(
-        "objectives/matryoshka.py",
-        "normalize(part[..., :width])",
-        "normalize(part[..., -width:])",
-        "objectives/test_matryoshka.py",
-    ),
-    *_of(
-        "objectives/momentum.py",
-        "objectives/test_momentum.py",
-        ("self.queue.push(torch.cat(self._found))", "self.queue.push(self._found[-1])"),
-        ("momentum, ctx.step + 2,", "momentum, ctx.step + 1,"),
-    ),
-    Fault(
-        "teachers/queue.py",
-        "rows.to(self.vectors)])[len(rows) :]",
-        "rows.to(self.vectors)])[: len(self.vectors)]",
-        "teachers/test_queue.py",
-    ),
-    # -- Trainer ---------------------------------------------------------------------------------------------------
-    *_of(
-        "training/trainer.py",
-        "training/test_trainer.py",
-        (
-            "self.accelerator.backward(output.loss / settings.accumulation)",
-            "self.accelerator.backward(output.loss)",
-            "training/test_trainer.py::test_accumulation_averages_parts_with_their_own_negatives",
-        ),
-        (
-            'seed = partial(seed_dropout, run.seed, "dropout", step, i, distributed.rank())',
-            'seed = partial(seed_dropout, run.seed, "dropout", i, distributed.rank())',
-        ),
-        (
-            "self.log.cut(run.progress.log_bytes)",
-            "self.log.cut(2**40)",
-            "training/test_trainer.py::test_a_killed_run_resumes_bit_for_bit",
-        ),
-        ("clip_grads_with_norm_(parameters, settings.clip, norm)", "clip_grads_with_norm_(parameters, math.inf, norm)"),
-        (
-            "if not math.isfinite(loss):",
-            "if math.isinf(loss):",
-            "training/test_trainer.py::test_a_loss_that_is_not_finite_stops_the_run",
-        ),
-        (" or waited >= patience", " or waited > patience", "training/test_trainer.py::test_early_stopping"),
-        ("progress.best is None or score > progress.best:", "progress.best is None or score < progress.best:"),
-    ),
-    *_of(
-        "training/gradcache.py",
-        "training/test_gradcache.py",
-        ("accelerator.backward(output.loss / accumulation)", "accelerator.backward(output.loss)"),
-        (
-            "_encode(learner, chunk, seed, i)[: len(gradients)]",
-            "_encode(learner, chunk, seed, i + 1)[: len(gradients)]",
-        ),
-        ("start : start + max(1, tokens // longest)]", "start : start + 1 + tokens // longest]"),
-    ),
-    *_of(
-        "training/optimizers.py",
-        "training/test_optimizers.py",
-        ('group["lr"] = rate * group["factor"]', 'group["lr"] = rate'),
-        ("(len(layers) - 1 - i)", "(len(layers) - i)"),
-    ),
-    Fault(
-        "recipe/settings.py",
-        "return self.learning_rate * (step + 1) / self.warmup_steps",
-        "return self.learning_rate * step / self.warmup_steps",
-        "training/test_optimizers.py::test_the_rate_of_every_schedule",
-    ),
-    Fault(
-        "training/learner.py",
-        "(every - own) / max(1, size * size - size)",
-        "every / max(1, size * size)",
-        "training/test_trainer.py",
-    ),
-    Fault(
-        "distributed.py",
-        "        dist.all_reduce(total)\n        return total[ctx.rows]",
-        "        return total[ctx.rows]",
-        "training/test_distributed.py::test_two_processes_have_the_gradient_of_one",
-    ),
-    # -- Checkpoint ------------------------------------------------------------------------------------------------
-    *_of(
-        "training/checkpoint.py",
-        "training/test_trainer.py",
-        (
-            'whole = sha256_file(damaged) == about["sha256"]',
-            'whole = "sha256" in about',
-            "training/test_trainer.py::test_a_damaged_state_is_refused",
-        ),
-        (
-            "        optimizer.load_state_dict(state)",
-            "        state",
-            "training/test_trainer.py::test_a_killed_run_resumes_bit_for_bit",
-        ),
-        ("    if unexpected or absent:", "    if unexpected:"),
-    ),
-    Fault(
-        "training/merge.py",
-        "wide[0].lerp(wide[1], shares[1])",
-        "wide[1].lerp(wide[0], shares[1])",
-        "training/test_merge.py",
-    ),
-    Fault(
-        "training/merge.py",
-        "        finally:\n            _put(weights, trained)",
-        "        finally:\n            pass",
-        "training/test_merge.py::test_every_weight_is_the_mean_and_what_is_scored_is_what_is_exported",
-    ),
-    Fault(
-        "encoder/checkpoint/sums.py",
-        "        if actual != expected:",
-        "        if len(actual) != len(expected):",
-        "faults/test_models.py::test_a_checkpoint_with_its_manifest",
-    ),
-    *_of(
-        "files.py",
-        "test_cache.py",
-        (
-            "        os.rename(target, aside)\n        os.rename(scratch, target)\n",
-            "        os.rename(scratch, target)\n",
-        ),
-        ("    except ProcessLookupError:\n        return True", "    except ProcessLookupError:\n        return False"),
-        (
-            "        if target.exists():\n            _remove(old)",
-            "        if not target.exists():\n            _remove(old)",
-        ),
-    ),
-    Fault(
-        "encoder/poolers.py",
-        "end = mask.shape[1] - mask.flip(1).argmax(1)",
-        "end = mask.sum(1)",
-        "encoder/test_encoder.py",
-    ),
-    Fault(
-        "encoder/poolers.py",
-        "return (states * weight).sum(1)",
-        "return states.sum(1)",
-        "encoder/test_encoder.py",
-    ),
-    # -- Evaluation ------------------------------------------------------------------------------------------------
-    *_of(
-        "evaluation/evaluators/sts.py",
-        "evaluation/test_sts_score.py",
-        (
-            "_mean(subsets, sizes)",
-            "_mean(subsets, dict.fromkeys(subsets, 1))",
-            "evaluation/test_sts_oracle.py",
-        ),
-    ),
-    *_of(
-        "evaluation/statistic.py",
-        "evaluation/test_statistic.py",
-        (
-            "coefficient(rankdata(cosines), rankdata(gold))",
-            "coefficient(rankdata(cosines), gold)",
-            "evaluation/test_sts_score.py",
-        ),
-        ("(drawn + counts.sum(1, keepdims=True)) / 2", "counts.sum(1, keepdims=True) / 2"),
-        ("(hits * precision).sum(1) / hits.sum(1)", "(hits * precision).sum(1) / drawn.sum(1)"),
-    ),
-    *_of(
-        "evaluation/statistic.py",
-        "evaluation/test_significance.py",
-        ("(len(p) - rank) * p[name]", "(len(p) - rank - 1) * p[name]"),
-        ("2 * (rarer + 1) / (len(differences) + 1)", "2 * rarer / len(differences)"),
-        ("tail = 100 * (1 - level) / 2", "tail = 100 * (1 - level)"),
-    ),
-    *_of(
-        "evaluation/evaluators/retrieval.py",
-        "evaluation/test_retrieval.py",
-        ("value * (k + 0.5) > 1", "value * k > 1"),
-        ("-np.square(vectors).sum(1) / 2", "-np.square(vectors).sum(1)"),
-    ),
-    Fault(
-        "evaluation/evaluators/pairs.py",
-        "right = [similarity[a] > similarity[a + 1 : b].max()",
-        "right = [similarity[a] >= similarity[a + 1 : b].max()",
-        "evaluation/test_own_rows.py",
-    ),
-    Fault("evaluation/evaluators/pairs.py", "above = cuts + 1", "above = cuts", "evaluation/test_thresholds.py"),
-    # -- Data ------------------------------------------------------------------------------------------------------
-    *_of(
-        "data/part.py",
-        "data/test_part.py evaluation/test_held_out.py",
-        ('part["negative"] = place > data.num_positives', 'part["negative"] = place >= data.num_positives'),
-        ("bool(keys[place] != key)", "bool(keys[place] == key)"),
-    ),
-    *_of(
-        "data/loader.py",
-        "data/test_samplers.py",
-        (
-            "start = part * size + rank * share",
-            "start = part * size + rank",
-            "training/test_trainer.py::test_the_same_batches_whatever_the_number_of_processes",
-        ),
-        ("epoch = bisect_right(self._ends, step)", "epoch = bisect_right(self._ends, step + 1)"),
-    ),
-    *_of(
-        "data/samplers.py",
-        "data/test_samplers.py",
-        ('generator=torch_rng(seed, "order", epoch)', 'generator=torch_rng(seed, "order")'),
-        ("room = -(len(rows) + 1) % size", "room = size - len(rows) % size"),
-        ("left ^ ((mixed", "left & ((mixed"),
-        ("while outside.any():", "while False:"),
-    ),
-    *_of(
-        "data/views/around.py",
-        "data/test_masked.py",
-        ("(fate < 0.8)", "(fate < 0.9)"),
-        ("(chance < probability) & self.ordinary[original]", "(chance < probability)"),
-    ),
-    *_of(
-        "data/views/texts.py",
-        "data/test_collators.py data/test_data.py",
-        ("view_mask=None if bool(present.all()) else present", "view_mask=None"),
-        ('python_rng(seed, "sample", epoch, example.row_id)', 'python_rng(seed, "sample", example.row_id)'),
-    ),
-    *_of(
-        "data/mixture.py",
-        "data/test_mixture.py",
-        ("weight * steps[name] ** power", "steps[name] ** power"),
-        ("self._count(self._block(block)[:place])", "self._count(self._block(block)[: place + 1])"),
-    ),
-    Fault(
-        "batch.py",
-        "((score >= 0) & (score <= 1)).all()",
-        "((score >= 0) & (score < 1)).all()",
-        "objectives/test_cosent.py",
-    ),
-]
+def read(table: str) -> list[Fault]:
+    """The faults of a table."""
+    found, before = [], ""
+    for line in table.splitlines():
+        mark, text = line[:1], line[2:]
+        if mark == "@":
+            file, tests = text.split("  ")
+        elif mark == "-" != before:
+            found.append(Fault(file, text, "", tests))
+        elif mark == "-":
+            found[-1] = found[-1]._replace(text=f"{found[-1].text}\n{text}")
+        else:
+            found[-1] = found[-1]._replace(wrong=text if before == "-" else f"{found[-1].wrong}\n{text}")
+        before = mark
+    return found
+
+
+FAULTS = read(TABLE)
 
 
 def stale(fault: Fault) -> bool:
