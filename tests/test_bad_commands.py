@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from hashlib import sha256
@@ -113,13 +112,27 @@ BAD = {  # a command line -> what the error names
     "search simcse-unsup --data texts.txt --dev nonsense --budget 1m": "'nonsense'",
     "search simcse-unsup --data texts.txt --dev sts-mini-dev --budget 1m --run-dir file": "--run-dir file",
     "search --resume absent": "absent",
+    "search --resume absent --data texts.txt": "takes no options",
+    "search simcse-unsup --encoder CK": "needs data",
+    "search --data pairs.jsonl": "no recipe fits pairs.jsonl",
+    "search simcse-sup --encoder CK --data texts.txt": "one text a line",
+    "search simcse-unsup --encoder CK --data texts.txt --seeds 0": "search.seeds is 0",
+    "search simcse-unsup --encoder CK --data texts.txt --dev dev.tsv": "there is no such file",
+    "search simcse-unsup --encoder CK --data texts.txt --trainer.trackers=[tensorbord]": "'tensorbord'",
+    "search simcse-unsup simcse-unsup --encoder CK --data texts.txt": "the name simcse-unsup",
+    "augment": "cse augment needs a recipe or texts",
+    "augment --data texts.txt --rows 0": "--rows is 0",
+    "augment --data texts.txt --seed=4": "--seed=4 is an option of a recipe",
+    "train --resume auto": "--resume auto needs a recipe and --run-dir",
+    "train simcse-unsup --resume auto": "--resume auto needs a recipe and --run-dir",
+    "train simcse-unsupp": "recipe 'simcse-unsupp'",
+    "push ck me/name --license mit": "HF_HUB_OFFLINE",
     "train": "needs either a recipe",
     "train simcse-unsup --resume new": "needs either",
     "train --resume absent": "--resume absent",
     "train --resume absent --trainer.max_steps=2": "takes no options",
     "train simcse-unsup --nonsense=4": "--nonsense is unknown",
     "TRAIN --run-dir file": "--run-dir file",
-    "MINI --trainer.learning_rate=nan": "learning_rate",
     "MINI --trainer.batch_size=0": "batch_size is 0",
     "MINI --trainer.epochs=-1": "epochs is -1",
     "MINI --trainer.max_steps=1.5": "max_steps",
@@ -130,7 +143,6 @@ BAD = {  # a command line -> what the error names
     "MINI --trainer.optimizer=adamw8bit": "trainer.optimizer is adamw8bit",
     "MINI --trainer.schedule=cosin": "trainer.schedule",
     "MINI --processes two": "--processes",
-    "MINI --trainer.trackers=[nonsense]": "'nonsense'",
     "MINI --objective.temperature=0": "temperature is 0",
     "MINI --collator.max_length=0": "max_length is 0",
     "MINI --collator.max_length=100000": "max_length is 100000",
@@ -205,11 +217,7 @@ BAD = {  # a command line -> what the error names
     "encode ck loop --out v.npy": "texts loop is a link that leads to itself",
     "OWN --data texts.txt --trainer.batch_size=1": "batch_size is 1: there are no in-batch negatives",
     "OWN --data texts.txt --trainer.accumulation=4": "no in-batch negatives",
-    "OWN --objective.class_path=cse.data.TextViews": "objective",
     "OWN --trainr.max_steps=3": "trainr.max_steps",
-    "OWN --trainer.max_steps=many": "trainer.max_steps",
-    "OWN --objective.temperature=hot": "temperature",
-    "OWN --encoder.pooler=sum": "pooler",
     "train --resume finished": "its best checkpoint of step 2 is gone",
     "train simcse-unsup --run-dir finished": "holds a run already",
     "similarity LONG one two": "which is too long for the name of a file",
@@ -233,10 +241,6 @@ BAD = {  # a command line -> what the error names
     "data show broken.txt": "a link to nowhere.txt, which does not exist",
     "push ck me/name --dry-run --license mit --results numbers.json": "numbers.json is damaged: ",
     "eval ck --as labels": "--as labels says what --data holds",
-    "data show folder/data.xyz": "format is unknown",
-    "data show empty.txt": "there is no text",
-    "data show one.txt": "it has one row",
-    "data show 'x*.txt'": "no file matches",
     "data show asset:nonesuch": "asset:nonesuch does not exist",
     "data show p.tsv --rows -1": "--rows is -1",
     "data show p.tsv --class Pears": "'Pears'",
@@ -363,13 +367,6 @@ def test_it_is_answered_in_a_few_lines(line, place, monkeypatch, capsys):
     assert content(place) == before
 
 
-def test_an_unknown_option_points_to_the_help_of_its_command(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["encode", "ck", "texts.txt", "--out", "v.npy", "--window", "5"])
-    said = "cse: unrecognized arguments: --window 5\nfix: `cse encode --help` shows the usage\n"
-    assert capsys.readouterr().err == said
-
-
 def test_whitening_keeps_as_many_dimensions_as_vary(place, tmp_path, monkeypatch, capsys):
     """By default; four texts vary in at most three directions."""
     monkeypatch.chdir(place)
@@ -391,14 +388,12 @@ def test_a_terminal_without_unicode_gets_replacements(place, monkeypatch):
     assert cli.main(["recipe", "list"]) == 0
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device", "there/x"), RuntimeError("No space left on device")]
-)
-def test_a_full_disk_is_an_answer(place, monkeypatch, capsys, error):
+def test_a_full_disk_is_an_answer(place, monkeypatch, capsys):
+    """Also where a library says it; tests/test_fault_injection.py has those of Python."""
     monkeypatch.chdir(place)
 
     def full(*_, **__):
-        raise error
+        raise RuntimeError("No space left on device")
 
     monkeypatch.setattr("cse.files._fsync", full)
     before = content(place)
@@ -407,21 +402,15 @@ def test_a_full_disk_is_an_answer(place, monkeypatch, capsys, error):
     assert content(place) == before
 
 
-def test_ctrl_c_says_what_is_kept(place):
-    script = (
-        "import os, signal, sys\nfrom cse import cli\nimport cse.mining.command as command\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job may ignore it from the start
-        "def stop(*_, **__): os.kill(os.getpid(), signal.SIGINT); signal.pause()\n"
-        "command.mine_file = stop\n"
-        "sys.exit(cli.main(['mine', 'ck', '--data', 'texts.txt', '--out', 'm.parquet']))"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=place, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 130 or done.returncode == -signal.SIGINT
-    assert "nothing was written" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_ctrl_c_says_what_is_kept(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cse.mining.command.mine_file", stop)
+    assert cli.main(["mine", "ck", "--data", "texts.txt", "--out", "m.parquet"]) == 130
+    assert "nothing was written" in "".join(capsys.readouterr())
 
 
 def test_a_run_without_a_score_writes_nothing(place, tmp_path, monkeypatch, capsys):

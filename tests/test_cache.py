@@ -9,7 +9,7 @@ import pytest
 
 from cse import files as cache
 from cse.errors import UserError
-from cse.files import atomic_dir, atomic_file, cache_dir, sha256_file, writing_cache
+from cse.files import atomic_dir, atomic_file, cache_dir, writing_cache
 
 
 def contents(folder):
@@ -75,15 +75,6 @@ def test_files_have_the_mode_that_the_umask_asks_for(tmp_path, umask, mode):
     found = {p.relative_to(tmp_path).as_posix(): p.stat().st_mode & 0o777 for p in tmp_path.rglob("*") if p.is_file()}
     names = [f"best/{folder}{name}" for folder in ("", "1_Dense/") for name in ("model.safetensors", "config.json")]
     assert found == {**dict.fromkeys(names, mode), "best/run.sh": mode | 0o700 & ~umask}
-
-
-def test_a_failure_in_the_middle_leaves_the_old_folder(tmp_path):
-    target = tmp_path / "best"
-    fill(target, "old")
-    with pytest.raises(RuntimeError):
-        fill(target, "half", then=fail)
-    assert contents(target) == {"a": "old"}
-    assert os.listdir(tmp_path) == ["best"]
 
 
 @pytest.mark.parametrize("where", ["body", "fsync", "put"])
@@ -168,12 +159,6 @@ def test_folders_of_living_processes_and_other_machines_are_let_be(tmp_path):
         (tmp_path / name).mkdir()
     fill(target, "new")
     assert sorted(os.listdir(tmp_path)) == sorted([*others, "best"])
-
-
-def test_sha256_of_a_file(tmp_path):
-    path = tmp_path / "abc"
-    path.write_bytes(b"abc")  # the example of FIPS 180-2
-    assert sha256_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_a_cache_that_cannot_be_written_is_said_in_words(monkeypatch, tmp_path):

@@ -10,12 +10,6 @@ import pytest
 from cse import console, environment
 
 
-def test_a_line_has_its_key_in_a_column(capsys):
-    console.say("wrote", "v.npy")
-    console.say("a key that is long")
-    assert capsys.readouterr().out == "wrote      v.npy\na key that is long\n"
-
-
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
@@ -32,13 +26,6 @@ def test_progress_is_a_line_now_and_then(capsys, clock):
         "encoded    100/1,000  note",
         "encoded    500/1,000  40.0 per s  12 s left  note",  # 400 in 10 s
     ]
-
-
-def test_progress_without_lines_prints_nothing(capsys, clock):
-    with console.progress("training", 10, lines=False) as advance:
-        clock[0] += 60
-        advance(5)
-    assert capsys.readouterr() == ("", "")
 
 
 def test_a_terminal_has_a_bar_and_keeps_the_lines():
@@ -70,16 +57,3 @@ def test_versions_name_what_is_installed():
         "torch": version("torch"),
     }
     assert found["cse"][0].isdigit()
-
-
-def test_the_version_of_a_checkout_that_is_not_installed(monkeypatch):
-    def missing(name):
-        raise environment.PackageNotFoundError(name)
-
-    installed = environment.cse_version()
-    environment.cse_version.cache_clear()
-    monkeypatch.setattr(environment, "version", missing)
-    try:
-        assert environment.cse_version() == installed
-    finally:
-        environment.cse_version.cache_clear()

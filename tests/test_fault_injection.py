@@ -25,39 +25,25 @@ from tests.runs import write_recipe, write_texts
 
 __all__ = ["elsewhere", "hub"]  # the fixtures
 FULL = OSError(28, "No space left on device")
-TRAIN = ["train", "tiny.yaml", "--run-dir", "out"]
-SEARCH = ["search", "tiny.yaml", "--data", "texts.txt", "--dev", "sts-mini-dev", "--budget", "8steps", "--trials", "1"]
-SEARCH += ["--seeds", "1", "--run-dir", "out"]
-COMMANDS = {  # a command line, what it writes, and whether the old result may be replaced
-    "encode to npy": (["encode", "ck", "texts.txt", "--out", "out.npy", "--save-every", "16"], "out.npy"),
-    "encode to parquet": (["encode", "ck", "texts.txt", "--out", "out.parquet"], "out.parquet"),
-    "mine": (["mine", "ck", "--data", "texts.txt", "--out", "out.parquet"], "out.parquet"),
-    "teach": (["teach", "texts.txt", "--model", "ck", "--out", "out.parquet"], "out.parquet"),
-    "whiten": (["whiten", "ck", "--data", "texts.txt", "--k", "4", "--out", "out"], "out"),
-    "eval": (["eval", "ck", "--tasks", "sts-mini-dev", "--out", "out.json"], "out.json"),
-    "report": (["eval", "report", "scored", "--out", "out"], "out"),
-    "recipe copy": (["recipe", "copy", "simcse-unsup", "out.yaml", "--force"], "out.yaml"),
-    "feedback": (
-        [
-            "feedback",
-            "score",
-            "--model",
-            "encoder:ck",
-            "--data",
-            "pairs.jsonl",
-            "--columns",
-            "a",
-            "b",
-            "--out",
-            "out.jsonl",
-        ],
-        "out.jsonl",
-    ),
-    "export": (["export", "ck", "--out", "out"], "out"),
-    "data dedup": (["data", "dedup", "texts.txt", "--out", "out.parquet"], "out.parquet"),
-    "data mix": (["data", "mix", "texts.txt", "more.txt", "--out", "out.jsonl"], "out.jsonl"),
+TRAIN = "train tiny.yaml --run-dir out"
+COMMANDS = {  # a command line, and what it writes
+    "encode to npy": ("encode ck texts.txt --out out.npy --save-every 16", "out.npy"),
+    "encode to parquet": ("encode ck texts.txt --out out.parquet", "out.parquet"),
+    "mine": ("mine ck --data texts.txt --out out.parquet", "out.parquet"),
+    "teach": ("teach texts.txt --model ck --out out.parquet", "out.parquet"),
+    "whiten": ("whiten ck --data texts.txt --k 4 --out out", "out"),
+    "eval": ("eval ck --tasks sts-mini-dev --out out.json", "out.json"),
+    "report": ("eval report scored --out out", "out"),
+    "recipe copy": ("recipe copy simcse-unsup out.yaml --force", "out.yaml"),
+    "feedback": ("feedback score --model encoder:ck --data pairs.jsonl --columns a b --out out.jsonl", "out.jsonl"),
+    "export": ("export ck --out out", "out"),
+    "data dedup": ("data dedup texts.txt --out out.parquet", "out.parquet"),
+    "data mix": ("data mix texts.txt more.txt --out out.jsonl", "out.jsonl"),
     "train": (TRAIN, "out"),
-    "search": (SEARCH, "out"),
+    "search": (
+        "search tiny.yaml --data texts.txt --dev sts-mini-dev --budget 8steps --trials 1 --seeds 1 --run-dir out",
+        "out",
+    ),
 }
 PUSH = ["push", "ck", "me/name", "--license", "mit"]
 BEGUN = {"train": "out/state", "search": "out/search.json"}  # what --resume needs
@@ -139,12 +125,8 @@ def place(tiny_bert, tmp_path_factory):
     write_recipe(folder, "Texts", {"path": str(texts)}, {"backbone": tiny_bert}, trainer=trainer)
     (folder / "more.txt").write_text("the sun\nthe moon\nthe house\nthe tree\n")
     (folder / "pairs.jsonl").write_text('{"a": "the cat sat", "b": "a dog ran"}\n{"a": "the sun", "b": "the moon"}\n')
-    assert (
-        cli.main(
-            ["eval", str(folder / "ck"), "--tasks", "sts-mini-dev", "--out", str(folder / "scored/r/results.json")]
-        )
-        == 0
-    )
+    scored = ["--tasks", "sts-mini-dev", "--out", str(folder / "scored/r/results.json")]
+    assert cli.main(["eval", str(folder / "ck"), *scored]) == 0
     return folder
 
 
@@ -175,7 +157,7 @@ SOME = [name for name in COMMANDS if name != "export"]  # which takes long, and 
     ],
 )
 def test_a_full_disk_at_any_write(name, every, place, tmp_path, monkeypatch, capsys):
-    line, out = COMMANDS[name]
+    line, out = COMMANDS[name][0].split(), COMMANDS[name][1]
     folder, cache = tmp_path / "here", tmp_path / "cache"
     monkeypatch.setenv("CSE_CACHE", str(cache))
     prepared(place, folder)

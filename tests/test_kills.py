@@ -23,8 +23,8 @@ KILLS = 6  # of each command; of push, as many again at moments when it asks the
 BEGUN = {"train": "out/recipe.yaml", "search": "out/search.json"}  # what --resume needs
 TOKEN = "hf_of_nobody"
 
-SHARDS = ["encode", "ck", "texts.txt", "--out", "out", "--shards", "4", "--save-every", "4"]
-OFTEN = [*TRAIN, "--trainer.max_steps=12", "--trainer.save_every=1"]  # while a step is taken, a state is written
+SHARDS = "encode ck texts.txt --out out --shards 4 --save-every 4"
+OFTEN = f"{TRAIN} --trainer.max_steps=12 --trainer.save_every=1"  # while a step is taken, a state is written
 KILLED = {**COMMANDS, "encode in shards": (SHARDS, "out"), "train with a state a step": (OFTEN, "out")}
 OF_TWO = 4  # kills of a training by two processes: of the one that started them, and of one of them, in turn
 
@@ -39,7 +39,7 @@ def forks():
 
 @pytest.mark.parametrize("name", KILLED)
 def test_killed_and_run_again(name, place, forks, tmp_path):
-    line, out = KILLED[name]
+    line, out = KILLED[name][0].split(), KILLED[name][1]
     draw = random.Random(f"kills of {name}")
     whole = tmp_path / "here"
     prepared(place, whole)

@@ -105,27 +105,19 @@ def test_a_recipe_without_a_temperature_is_tuned_in_its_rate(tiny_bert, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("score", "others", "pruned"),
-    [(14.0, 2, True), (16.0, 2, False), (0.0, 1, False)],  # the median at step 4 is 15; one trial has none
+    ("score", "others", "last", "pruned"),
+    [(14.0, 2, 16, True), (16.0, 2, 16, False), (0.0, 1, 16, False), (0.0, 2, 4, False)],
 )
-def test_a_trial_below_the_median_of_those_before_it_is_pruned(tiny_bert, tmp_path, score, others, pruned):
+def test_a_trial_below_the_median_of_those_before_it_is_pruned(tiny_bert, tmp_path, score, others, last, pruned):
+    """The median at step 4 is 15; one trial has none, and the last evaluation prunes nothing."""
     pytest.importorskip("optuna")
     before = ended((10.0, 11.0, 12.0, 13.0), (20.0, 21.0, 22.0, 23.0))[:others]
     asks, run = AsksTrial(before, START, START), make_run(tmp_path, tiny_bert)
-    run.max_steps = 16
+    run.max_steps = last
     asks.on_eval(run, {"dev": 0.0})  # before the first step
     run.progress.step = 4
     asks.on_eval(run, {"dev": score})
     assert (asks.pruned, run.ended) == (pruned, pruned)
-
-
-def test_the_last_evaluation_of_a_trial_prunes_nothing(tiny_bert, tmp_path):
-    pytest.importorskip("optuna")
-    asks = AsksTrial(ended((10, 11, 12, 13), (20, 21, 22, 23)), START, START)
-    run = make_run(tmp_path, tiny_bert)
-    run.max_steps = run.progress.step = 16
-    asks.on_eval(run, {"dev": 0.0})
-    assert not asks.pruned
 
 
 def test_a_resumed_trial_is_asked_again_about_what_it_scored_before_the_kill(tiny_bert, tmp_path):
@@ -270,16 +262,10 @@ def whole(tiny_bert, tmp_path_factory):
 
 def test_a_search_leaves_what_it_says(whole, capsys):
     state = State.read(whole)
-    assert [c.name for c in state.contenders] == ["tiny", "warm"]
     assert (state.seeds, state.tuning_seed) == ([3, 4], 5)
-    for contender in state.contenders:
+    for contender, temperature in zip(state.contenders, (0.05, 0.2), strict=True):
         assert contender.steps == 8
-        assert (
-            contender.trials[0].params
-            == contender.start
-            == own_setting(recipes.load(f"{whole}/tiny/recipe.yaml"))
-            | {"temperature": {"tiny": 0.05, "warm": 0.2}[contender.name]}
-        )
+        assert contender.trials[0].params == contender.start == {"learning_rate": 1e-3, "temperature": temperature}
         complete = [trial for trial in contender.trials if trial.state == "complete"]
         assert [list(trial.scores) for trial in complete] == [["2", "4", "6", "8"]] * len(complete)
         assert contender.chosen == max(complete, key=lambda t: t.value).params
@@ -293,8 +279,7 @@ def test_a_search_leaves_what_it_says(whole, capsys):
             assert {"best", "recipe.yaml", "env.json", "data.json"} <= {p.name for p in run.iterdir()}
             scored = json.loads((run / f"results-{DEV}.json").read_text())
             assert scored["average"]["all"]["spearman"] == pytest.approx(contender.finals[str(seed)], abs=0.05)
-    rows = {row["name"]: row for row in state.result["dev"]}
-    assert set(rows) == {"tiny", "warm", "untrained"}
+    assert {row["name"] for row in state.result["dev"]} == {"tiny", "warm", "untrained"}
     table = (whole / "table.md").read_text()
     assert "optimistic" in table
     assert "**Verdict**" in table
@@ -325,16 +310,6 @@ def test_a_killed_search_resumes_and_finds_the_same(tiny_bert, tmp_path, whole, 
     assert outcome(tmp_path / "found") == outcome(whole)
     log = (tmp_path / "found" / "warm" / where / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in log][:3] == [0, 2, 4]
-
-
-@pytest.mark.slow
-def test_ctrl_c_keeps_everything_and_says_how_to_continue(tiny_bert, tmp_path, whole, capsys):
-    strikes = {"run": "trial-0", "step": 3, "marker": str(tmp_path / "struck"), "signal_name": "SIGINT"}
-    assert cli.main(command(tmp_path, write_two(tmp_path, tiny_bert, strikes))) == 130
-    assert f"cse search --resume {tmp_path / 'found'}" in capsys.readouterr().out
-    same_costs(tmp_path / "found", whole)
-    assert cli.main(["search", "--resume", str(tmp_path / "found")]) == 0
-    assert outcome(tmp_path / "found") == outcome(whole)
 
 
 def test_ctrl_c_while_costs_are_measured_writes_nothing(tiny_bert, tmp_path, capsys):
@@ -391,58 +366,23 @@ def test_without_names_the_recipes_that_fit_the_columns_are_taken(tmp_path):
 def refused(tiny_bert, tmp_path, monkeypatch, capsys):
     """Run `cse search` with these options; gives what it says. Nothing may be written."""
     texts_recipe(tmp_path, tiny_bert)
-    (tmp_path / "table.csv").write_text("left,right\nthe cat,a cat\na dog,the dog\n")
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
         before = files(tmp_path)
-        capsys.readouterr()
         assert cli.main(["search", *words]) == 2
-        said = capsys.readouterr().err
-        assert "\nfix: " in said
-        assert len(said.splitlines()) <= 5
         assert files(tmp_path) == before
-        return said
+        return capsys.readouterr().err
 
     return run
 
 
 TINY = ("tiny.yaml", "--data", "texts.txt")
-BAD = {
-    "unknown recipe": (("simcse-unsupp", "--data", "texts.txt"), "did you mean 'simcse-unsup'"),
-    "no data": (("tiny.yaml",), "needs data"),
-    "data missing": (("tiny.yaml", "--data", "text.txt"), "no such file"),
-    "data that fit no recipe": (("--data", "table.csv"), "no recipe fits table.csv"),
-    "data that do not fit the recipe": (("simcse-sup", "--data", "texts.txt"), "one text a line"),
-    "budget without unit": ((*TINY, "--budget", "30"), "--budget is '30'"),
-    "budget too small": ((*TINY, "--budget", "1s"), "--budget 1s is too small"),
-    "steps too few": ((*TINY, "--budget", "20steps"), "give --budget 36steps or more"),
-    "no seeds": ((*TINY, "--seeds", "0"), "search.seeds is 0"),
-    "unknown task": ((*TINY, "--dev", "STSBB-dev"), "unknown task"),
-    "a file as dev": ((*TINY, "--dev", "pairs.tsv"), "there is no such file"),
-    "unknown option": ((*TINY, "--trainer.max_stepz=3"), "trainer.max_stepz"),
-    "unknown tracker": ((*TINY, "--trainer.trackers=[tensorbord]"), "'tensorbord'"),
-    "one name twice": (("tiny.yaml", "tiny.yaml", "--data", "texts.txt"), "the name tiny"),
-    "resume of no search": (("--resume", "nowhere"), "is not a search"),
-    "resume with options": (("--resume", "nowhere", "--data", "texts.txt"), "takes no options"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_named_with_its_fix_and_nothing_is_written(refused, case):
-    pytest.importorskip("optuna")
-    words, expected = BAD[case]
-    assert expected in refused(*words)
 
 
 def test_without_optuna_the_pip_line_is_named(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert "pip install 'cse-embeddings[search]'" in refused(*TINY, "--budget", "900steps")
-
-
-def test_a_folder_that_holds_a_search_is_not_overwritten(whole, tmp_path):
-    with pytest.raises(UserError, match="holds a search already"):
-        search(data="texts.txt", folder=whole)
 
 
 def test_several_processes_are_refused(refused, monkeypatch):
@@ -451,7 +391,6 @@ def test_several_processes_are_refused(refused, monkeypatch):
     assert "one process" in refused(*TINY)
 
 
-def test_a_damaged_search_is_not_resumed(tmp_path):
-    (tmp_path / "search.json").write_text("{}")
-    with pytest.raises(UserError, match="is damaged"):
-        State.read(tmp_path)
+def test_a_folder_that_holds_a_search_is_not_overwritten(whole, tmp_path):
+    with pytest.raises(UserError, match="holds a search already"):
+        search(data="texts.txt", folder=whole)

@@ -8,9 +8,7 @@ import gzip
 import json
 import re
 import shutil
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -338,13 +336,6 @@ def test_a_file_of_vectors(name, tmp_path):
             refusal(lambda: np.asarray(open_vectors(tmp_path)))
 
 
-def test_a_file_of_an_array(tmp_path):
-    from cse.inference.shards import open_vectors
-
-    np.save(tmp_path / "v.npy", np.arange(12, dtype=np.float32).reshape(6, 2))
-    mutate(tmp_path / "v.npy", 200, lambda: np.asarray(open_vectors(tmp_path / "v.npy")))
-
-
 # -- Weights -----------------------------------------------------------------------------------------------------------
 
 
@@ -390,57 +381,6 @@ def test_the_index_of_weights(whole, tmp_path):
 
 
 # -- Answers of an endpoint --------------------------------------------------------------------------------------------
-
-
-def test_an_answer_of_an_endpoint(tmp_path):
-    pytest.importorskip("openai")
-    from cse.feedback import answers, prompts, remote
-    from cse.feedback.job import Chat
-    from cse.feedback.meter import Stop
-
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": '{"score": 0.5}'}}
-    usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
-    body = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
-    file, prompt = tmp_path / "body.json", prompts.load()["score"]
-    file.write_text(json.dumps(body))
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self):
-            self.rfile.read(int(self.headers["content-length"]))
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(file.stat().st_size))
-            self.end_headers()
-            self.wfile.write(file.read_bytes())
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = remote.Endpoint("m", base_url=f"http://127.0.0.1:{server.server_port}/v1")
-    fields = {"text_a": "the cat sat", "text_b": "a dog ran"}
-    chat = Chat("key", prompt, fields, prompt.messages(fields))
-
-    def ask():
-        try:
-            reply = endpoint._request(chat)
-            found = answers.parse("score", reply.text, fields, finish=reply.finish)
-        except (remote.Unanswered, Stop, answers.Unusable):
-            return
-        assert 0 <= found.score <= 1
-        assert (
-            0 <= min(reply.input_tokens, reply.output_tokens) <= max(reply.input_tokens, reply.output_tokens) < 10**15
-        )
-
-    assert endpoint._request(chat).output_tokens == 4
-    try:
-        mutate(file, 50, ask)
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize(

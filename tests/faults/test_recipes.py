@@ -110,29 +110,10 @@ def test_no_spelling_imports_the_module_of_a_stranger(stranger):
     assert len(parts) > 40
 
 
-@pytest.mark.parametrize("path", [*COMPONENTS, "encoder.init_args.adapter", "collator.init_args.augmentations"])
-def test_no_file_imports_the_module_of_a_stranger(path, stranger):
-    for said in SPELLINGS.values():
-        with pytest.raises(
-            UserError, match=f"^recipe own.yaml: (names {MODULE}|(option )?{path.replace('.init_args', '')})"
-        ):
-            recipe.load(own(within(path.split("."), said)))
-        assert MODULE not in sys.modules, said
-
-
 def within(path, value):
     for key in reversed(path):
         value = {key: value}
     return value
-
-
-CONFIG = {"a file": "part.yaml", "/etc/passwd": "/etc/passwd", "a mapping": {"objective": {"class_path": "a.B"}}}
-
-
-@pytest.mark.parametrize("said", CONFIG)
-def test_a_recipe_has_no_config(said, stranger, refused):
-    error = refused("check", "--no-data", own({"config": CONFIG[said]}))
-    assert error.startswith("cse: recipe own.yaml: option config is unknown\n")
 
 
 @pytest.mark.parametrize("command", [["check", "--no-data"], ["train", "--run-dir=new"]], ids=["check", "train"])
@@ -183,12 +164,6 @@ def test_no_option_is_read_from_a_file_or_a_text(option, said, stranger, refused
     assert "0.1" not in error.replace(repr(value), "")
     named = "names part.yaml, and reading the recipe would run"  # a dotted name, and nothing else
     assert error.removeprefix("cse: recipe own.yaml: ").startswith((option.replace(".init_args", ""), named))
-
-
-@pytest.mark.parametrize("option", ["objective", "encoder.adapter", "collator.augmentations", "evaluator"])
-def test_no_option_of_the_command_line_is_read_from_a_file(option, stranger, refused):
-    (stranger / "part.yaml").write_text("class_path: cse.objectives.simcse.SimCSE\n")
-    assert option in refused("check", "--no-data", "simcse-unsup", f"--{option}=part.yaml")
 
 
 def test_data_that_look_like_a_module_are_not_imported(stranger, refused):

@@ -171,6 +171,9 @@ RESUMED = {  # the row of the hunt -> what is done to the run, what is said
     "S21": (edited_state(step=99), "ck/state/state.json is damaged"),
     "step: -1": (edited_state(step=-1), "ck/state/state.json is damaged"),
     "a shorter log": (lambda: Path("ck/metrics.jsonl").write_text(""), "metrics.jsonl has 0 bytes, and "),
+    "no tensors": (lambda: Path("ck/state/state.pt").unlink(), "state.pt"),
+    "no state.json": (lambda: Path("ck/state/state.json").unlink(), "state"),
+    "no env.json": (lambda: Path("ck/env.json").unlink(), "env.json is missing or dam"),
     "a name that is a list": (
         lambda: Path("ck/env.json").write_text('{"recipe": ["a"]}'),
         "env.json is missing or dam",
