@@ -62,18 +62,19 @@ def measure(data: Path, encoder: str, steps: int, out: Path, seeds: Sequence[int
     read = labeled_texts(data) if (data / "train.tsv").is_file() else judged_pairs(data)
     out.mkdir(parents=True, exist_ok=True)
     (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in read.given), encoding="utf-8")
-    rows = [_row("start", 0, 0.0, encoder, read, None)]
+    rows = [_row("start", 0, 0.0, encoder, read, {})]
     for seed in seeds:
-        for name, train in (("cse adapt", _adapt), ("sentence-transformers", _fine_tune)):
+        for name, train in (("sentence-transformers", _fine_tune), ("cse adapt", _adapt)):
             folder = out / f"{name.replace(' ', '-')}-{seed}"
             if not (folder / "model.json").is_file():
                 start = processor_seconds()
                 model = train(read.pairs, out / "rows.jsonl", encoder, steps, folder, seed)
                 write_json(folder / "model.json", {"model": model, "seconds": round(processor_seconds() - start, 1)})
             about = read_json(folder / "model.json")
-            rows.append(_row(name, seed, about["seconds"], about["model"], read, rows[0]))
-            del rows[-1]["each"]
-    del rows[0]["each"]
+            others = {"start": rows[0]} | ({"sentence-transformers": rows[-1]} if name == "cse adapt" else {})
+            rows.append(_row(name, seed, about["seconds"], about["model"], read, others))
+    for row in rows:
+        del row["each"]
     write_json(out / "outcome.json", {"data": str(data), "encoder": encoder, "steps": steps, "rows": rows})
     return rows
 
@@ -122,19 +123,23 @@ def _fine_tune(pairs: Sequence[tuple[str, str]], path: Path, encoder: str, steps
     return str(folder / "best")
 
 
-def _row(name: str, seed: int, seconds: float, model: str, read: Rows, start: dict[str, Any] | None) -> dict[str, Any]:
-    """The scores of a model, with the interval of its gain over the start."""
+def _row(
+    name: str, seed: int, seconds: float, model: str, read: Rows, others: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """The scores of a model, with its gain over others, each with the interval over the queries."""
     from sentence_transformers import SentenceTransformer
 
     each = ndcg(SentenceTransformer(model), read)
     general = cse.evaluate(model, ["sts-mini", general_search()]).results["tasks"]
     row = {"name": name, "seed": seed, "seconds": seconds, "ndcg@10": float(each.mean()), "each": each}
     row |= {task: about["value"] for task, about in general.items()}
-    if start is not None:
-        drawn = bootstrap("mean", [[each - start["each"]]], "outcome")[0]
-        row["gain"], row["interval"] = float((each - start["each"]).mean()), list(interval(drawn))
     shown = "".join(f"   {key} {value:.2f}" for key, value in row.items() if isinstance(value, float))
-    say("outcome", f"{name}, seed {seed}{shown}   {row.get('interval', '')}")
+    for other, theirs in others.items():
+        gain = each - theirs["each"]
+        low, high = interval(bootstrap("mean", [[gain / 100]], "outcome")[0])
+        row[f"over {other}"] = {"gain": float(gain.mean()), "interval": [low, high]}
+        shown += f"   over {other} {gain.mean():+.2f} ({low:+.2f} to {high:+.2f})"
+    say("outcome", f"{name}, seed {seed}{shown}")
     return row
 
 

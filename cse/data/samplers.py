@@ -98,10 +98,11 @@ class ClusterBatches(Sampler):
 class NegativesAsRows(Sampler):
     """Puts hard negatives of a row into its batch as rows, each with views and a label of its own (PEARL).
 
-    Negatives of a row are other rows of the data, which a file names by their texts, such as one that `cse mine` wrote
-    for these rows. Rows are taken in a random order; each is followed by up to `each` of its negatives, drawn again in
-    every epoch, as far as the batch has room. A negative that came into an earlier batch of the epoch is not repeated,
-    so an epoch has every row once, and rows left over at its end are not seen.
+    Negatives of a row are other rows of the data, which a file names by their first texts, or by their positives,
+    such as one that `cse mine` wrote for these rows. Rows are taken in a random order; each is followed by up to
+    `each` of its negatives, drawn again in every epoch, as far as the batch has room. A negative that came into an
+    earlier batch of the epoch is not repeated, so an epoch has every row once, and rows left over at its end are
+    not seen.
 
     Args:
         path: Rows of a text, its positive, which is not read, and its hard negatives; see `cse.data.Triplets`.

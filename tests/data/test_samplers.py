@@ -11,6 +11,7 @@ import pytest
 
 from cse import recipe as recipes
 from cse.batch import Example
+from cse.data.datasets import Pairs
 from cse.data.loader import StepBatches
 from cse.data.samplers import ClusterBatches, LabelBatches, NegativesAsRows, NoDuplicates, Permuted
 from cse.errors import UserError
@@ -213,6 +214,14 @@ def test_a_batch_has_room_for_some_of_them_only(tmp_path):
     assert sum(a == b for a, b in borders) < 5  # what has no room in a batch does not begin the next one
     pairs = NegativesAsRows(path=path, each=1).batches(data, 2, 3, 0)  # a row and one of its two negatives
     assert sum(a // 3 == b // 3 for a, b in pairs.tolist()) > 10  # by chance there would be one
+
+
+def test_the_positive_of_another_row_brings_that_row(tmp_path):
+    pairs = [(f"question {row}", f"answer {row}") for row in range(8)]
+    data = Pairs(pairs)
+    path = mined_for(tmp_path, [(f"question {row}", [f"answer {row ^ 1}"]) for row in range(8)])
+    for batch in NegativesAsRows(path=path).batches(data, 2, 3, 0).tolist():
+        assert batch[0] ^ 1 == batch[1]
 
 
 def test_negatives_that_are_no_rows_are_not_there(tmp_path):
