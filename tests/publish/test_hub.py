@@ -59,14 +59,6 @@ def verified(monkeypatch):
 
 
 @pytest.fixture
-def naps(monkeypatch):
-    """Seconds that were to be slept; none is."""
-    slept = []
-    monkeypatch.setattr("time.sleep", slept.append)
-    return slept
-
-
-@pytest.fixture
 def published_once(hub, best, verified):
     push(best, "me/encoder")
     hub.requests.clear()
