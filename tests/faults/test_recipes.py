@@ -214,11 +214,7 @@ OPTIONS = {  # the row of the hunt -> a command, what it says first, and its fix
     ),
     "epochs": ([*T, *DATA, "--trainer.epochs=1e308"], "trainer.epochs is 1e+308\n", "give a number in (0, 1000000]"),
     "workers": ([*T, *DATA, "--trainer.workers=9999"], "trainer.workers is 9999\n", "give a number in [0, 128]"),
-    "views": (
-        [*T, *DATA, "--collator.views=100000"],
-        "collator.views is 100000\n",
-        "give a number in [1, 10",
-    ),
+    "views": ([*T, *DATA, "--collator.views=100000"], "collator.views is 100000\n", "give a number in [1, 10"),
     "recipe": (["train", "nonesuch"], "recipe 'nonesuch' is unknown\n", "`cse recipe list` shows all"),
     "--objective=cse.encoder.Encoder": ([*T, *DATA], f", {A}Objective\n", "name a subclass of Objective"),
     "--objective=cse.cli.main": ([*T, *DATA], f", {A}Objective\n", "name a subclass of Objective"),
@@ -226,16 +222,8 @@ OPTIONS = {  # the row of the hunt -> a command, what it says first, and its fix
     "--evaluator=cse.objectives.simcse.SimCSE": ([*T, *DATA], f", {A}Evaluator\n", "name a subclass of Evaluator"),
     "--sampler=cse.data.Texts": ([*T, *DATA], f", {A}Sampler\n", "name a subclass of Sampler"),
     "--objective=cse.objectives.nonesuch.X": ([*T, *DATA], ", which cannot be imported: No module named", "name a"),
-    "--objective=Simcse": (
-        [*T, *DATA],
-        ", which is not the dotted name of a class\n",
-        "did you mean cse.objectives.simcse.SimCSE?",
-    ),
-    "trackers": (
-        [*T, *DATA, "--trainer.trackers=wandb"],
-        "trainer.trackers is wandb\n",
-        "give a list: --trainer.trackers=[wandb]",
-    ),
+    "--objective=Simcse": ([*T, *DATA], ", which is not the dotted name", "did you mean cse.objectives.simcse.SimCSE?"),
+    "trackers": ([*T, *DATA, "--trainer.trackers=wandb"], "trainer.trackers is wandb\n", "give a list: "),
     "backbone": ([*T, *DATA, "--encoder.backbone=null"], "encoder.backbone is null\n", "give a folder, asset:NAME or"),
     "rate": ([*T, *DATA, "--trainer.learning_rate=nan"], "trainer.learning_rate is nan\n", "give a number"),
     "S1": (
@@ -244,11 +232,7 @@ OPTIONS = {  # the row of the hunt -> a command, what it says first, and its fix
         "give one file, a folder, or a pattern such as",
     ),
     "dash": (["data", "show", "-dash.txt"], "'-dash.txt' begins with a dash, as an option does\n", "write ./-dash.txt"),
-    "dash, out": (
-        ["encode", "ck/last", "t12.txt", "--out", "-x.npy"],
-        "'-x.npy' begins with a dash",
-        "write --out=-x.npy",
-    ),
+    "dash, out": (["encode", "ck/last", "t12.txt", "--out", "-x.npy"], "'-x.npy' begins with a", "write --out=-x.npy"),
     "targets": (
         [*T, *DATA, "--encoder.adapter=cse.encoder.Lora", "--encoder.adapter.targets=[query,value,nonesuch]"],
         "encoder.adapter.targets is ['nonesuch'], and the backbone has no such layers\n",
