@@ -232,6 +232,7 @@ TABLE = """\
 @ evaluation/evaluators/retrieval.py  evaluation/test_retrieval.py
 - value * (k + 0.5) > 1
 + value * k > 1
+@ evaluation/evaluators/retrieval.py  evaluation/test_own_rows.py::test_a_model_that_is_compared_by_distance
 - -np.square(vectors).sum(1) / 2
 + -np.square(vectors).sum(1)
 @ evaluation/evaluators/pairs.py  evaluation/test_own_rows.py

@@ -29,7 +29,7 @@ every_recipe = pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(FOL
 # The others are slow tests, where what is tested depends little on the recipe.
 some_recipes = pytest.mark.parametrize(
     "path",
-    [path if i % 4 == 0 else pytest.param(path, marks=pytest.mark.slow) for i, path in enumerate(FILES)],
+    [path if i % 8 == 0 else pytest.param(path, marks=pytest.mark.slow) for i, path in enumerate(FILES)],
     ids=[str(p.relative_to(FOLDER)) for p in FILES],
 )
 

@@ -136,7 +136,7 @@ def test_what_is_written(adapted, start):
         assert Encoder.load(str(found.model)).dim == Encoder.load(start).dim
 
 
-@pytest.mark.parametrize("point", ["trial-near-1.2e-4", "final"])
+@pytest.mark.parametrize("point", ["trial-near-1.2e-4", pytest.param("final", marks=pytest.mark.slow)])
 def test_a_killed_adaptation_goes_on(adapted, start, tmp_path, monkeypatch, point):
     """It ends with the same scores and report, and trains nothing again that was done."""
     data, whole = adapted

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from cse.cli import main
 from cse.data import Texts
 from cse.data.tools.curation import Entries, curate, keep_probability, threshold
 from cse.errors import UserError
@@ -70,14 +69,3 @@ def test_nothing_left_harms_nothing(tmp_path):
     with pytest.raises(UserError, match="no row of 2 is left: 0 have one of the 1 entries"):
         curate(Texts(["one text", "another"]), out=out, entries=["cow"], t=1)
     assert out.read_text() == "kept"
-
-
-def test_the_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "texts.txt").write_text("the cat\na dog\nthe sun\n")
-    (tmp_path / "entries.txt").write_text("cat\ndog\n")
-    assert main(["data", "curate", "texts.txt", "--entries", "entries.txt", "--t", "9", "--out", "c.jsonl"]) == 0
-    said = capsys.readouterr().out
-    assert "9, below which entries have 100.0% of the matches" in said
-    assert rows(tmp_path / "c.jsonl") == ["the cat", "a dog"]
-    assert json.loads((tmp_path / "c.json").read_text())["settings"]["entries"] == "entries.txt"

@@ -54,16 +54,6 @@ def test_longer_texts_are_counted_also_from_the_cache():
     assert len(store.ids(store.text_id(TEXTS[1]))) == 10
 
 
-def test_attributes(tmp_path):
-    tokenizer = bert(tmp_path)
-    store = TokenStore.build(TEXTS, tokenizer, 16)
-    assert (store.pad_id, store.mask_id, store.vocab_size) == (0, 4, len(tokenizer))
-    assert store.special_ids == (0, 1, 2, 3, 4)
-    assert store.added == (1, 1)
-    assert store.max_length == 16
-    assert TokenStore.build(TEXTS, byte_level(), 16).mask_id is None
-
-
 def test_padding_on_the_right():
     store = TokenStore.build(TEXTS, byte_level(), 16)
     ids, mask = store.pad([[5, 6, 7], np.array([8], dtype=np.int32)])

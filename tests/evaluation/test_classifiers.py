@@ -1,10 +1,9 @@
-from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cse.evaluation.evaluators.classifiers import few_shot, nearest_mean, nearest_neighbors
+from cse.evaluation.evaluators.classifiers import few_shot, nearest_mean
 from tests.cases import cases, load
 
 
@@ -29,16 +28,6 @@ def test_nearest_mean_in_every_case_of_the_oracle(name):
     found = nearest_mean(data["train"], data["train_label"].astype(str), data["test"])
     assert found.tolist() == data["predicted_cosine"].astype(str).tolist()
     assert 100 * np.mean(found == data["test_label"].astype(str)) == pytest.approx(about["accuracy_cosine"])
-
-
-@pytest.mark.parametrize("k", [1, 4, 80])
-def test_nearest_neighbors_against_a_loop(rows, k):
-    (x, y), (new, _) = rows
-    wanted = []
-    for v in unit(new):
-        votes = Counter(y[np.argsort(-(unit(x) @ v))[:k]].tolist())
-        wanted.append(min(votes, key=lambda label: (-votes[label], label)))
-    assert nearest_neighbors(k, x, y, new).tolist() == wanted
 
 
 def test_few_shot_equals_mteb(rows):

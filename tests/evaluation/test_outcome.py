@@ -55,6 +55,6 @@ def test_a_folder_of_beir_gives_its_training_pairs_and_test_queries(tmp_path):
 
 def test_the_seconds_of_children_count():
     before = processor_seconds()
-    busy = "import time\nwhile time.process_time() < 0.5: pass"
+    busy = "import time\nwhile time.process_time() < 0.3: pass"
     subprocess.run([sys.executable, "-c", busy], check=True)
-    assert processor_seconds() - before > 0.4
+    assert processor_seconds() - before > 0.25

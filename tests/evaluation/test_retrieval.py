@@ -247,7 +247,6 @@ def test_bad_rows(case):
     [
         (lambda folder: (folder / "corpus.jsonl").unlink(), "has no corpus.jsonl"),
         (lambda folder: (folder / "qrels/test.tsv").rename(folder / "qrels/dev.tsv"), r"its splits \(dev\)"),
-        (lambda folder: (folder / "corpus.jsonl").write_text('{"_id": "a", "text": "1"}\n{"_'), r"jsonl:2 is not JSON"),
         (lambda folder: (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\ta\n"), "has 2 cells"),
     ],
 )  # fmt: skip

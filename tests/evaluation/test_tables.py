@@ -1,8 +1,5 @@
 """The tables of the documentation are what the committed results say."""
 
-import pytest
-
-from cse.errors import UserError
 from eval import tables
 
 
@@ -20,16 +17,3 @@ def test_a_block_is_replaced_and_the_rest_stays(monkeypatch):
     text = "a\n<!-- table: one -->\nold\n<!-- end -->\nb\n<!-- table: one -->\n<!-- end -->\n"
     new = "<!-- table: one -->\n| 1 |\n<!-- end -->\n"
     assert tables.filled(text, "page") == f"a\n{new}b\n{new}"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("<!-- table: nothing -->\n<!-- end -->\n", "README.md: there is no table 'nothing'"),
-        ("<!-- table: speed -->\n", "README.md: a table has no end"),
-        ("<!-- table: speed -->\n<!-- table: results -->\n<!-- end -->\n", "README.md: a table has no end"),
-    ],
-)
-def test_what_a_page_cannot_say(text, message):
-    with pytest.raises(UserError, match=message):
-        tables.filled(text, "README.md")
