@@ -218,20 +218,14 @@ def same(a: str, b: str) -> bool:
     return same_text_key(a) == same_text_key(b)
 
 
-_REASONS = {
+_REASONS = {name: name for name in ("same_text", "refusal", "gap", "not_in_text", "kept_words", "one_word")} | {
     "missing": "missing_field",
     "greater_than_equal": "out_of_range",
     "less_than_equal": "out_of_range",
     "finite_number": "out_of_range",
+    "no_such": "out_of_range",
     "string_too_short": "empty",
     "too_short": "empty",
-    "same_text": "same_text",
-    "refusal": "refusal",
-    "gap": "gap",
-    "not_in_text": "not_in_text",
-    "no_such": "out_of_range",
-    "kept_words": "kept_words",
-    "one_word": "one_word",
 }
 
 

@@ -6,7 +6,8 @@ import hashlib
 import json
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,26 +33,34 @@ FIELDS: Mapping[str, frozenset[str]] = {
 }
 
 
-class _Example(BaseModel):
+class Example(BaseModel):
+    """The input of a question and its answer, which precede a question in the chat."""
+
     model_config = ConfigDict(extra="forbid")
     input: dict[str, str]
     answer: dict[str, Any]
 
 
-class _File(BaseModel):
-    """The form of a prompt's file; see `Prompt`."""
+class Prompt(BaseModel):
+    """The wording of one kind of question, with its parameters, as a file has it.
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    Attributes:
+        name: The name of the built-in prompt, also for a prompt that replaces it.
+        version: A number that its author raises when the wording changes.
+        user: The question; `$field` is replaced by a field of the input, and `$$` by a dollar sign.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     name: str
     version: int
     temperature: Annotated[int | float, Field(ge=0, le=2)]
     max_tokens: Annotated[int, Field(ge=1)]
     system: str
     user: str
-    examples: list[_Example] = []
+    examples: list[Example] = []
 
     @model_validator(mode="after")
-    def _fits(self) -> _File:
+    def _fits(self) -> Prompt:
         fields = FIELDS.get(self.name)
         if fields is None:
             raise ValueError(f"name must be one of {', '.join(FIELDS)}")
@@ -61,27 +70,18 @@ class _File(BaseModel):
             raise ValueError(f"user must have {names} and no other $name; a dollar sign is written $$")
         return self
 
+    @cached_property
+    def turns(self) -> list[tuple[str, str]]:
+        """The examples as question and answer; the answers must be usable."""
+        answers = [json.dumps(example.answer, ensure_ascii=False) for example in self.examples]
+        for example, answer in zip(self.examples, answers, strict=True):
+            parse(self.name, answer, example.input)
+        return [(self._question(each.input), answer) for each, answer in zip(self.examples, answers, strict=True)]
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """The wording of one kind of question, with its parameters.
-
-    Attributes:
-        name: The name of the built-in prompt, also for a prompt that replaces it.
-        version: A number that its author raises when the wording changes.
-        sha256: A hash of the wording, so that a change is noticed even if the version was not raised.
-        user: The question; `$field` is replaced by a field of the input, and `$$` by a dollar sign.
-        examples: Questions and answers that precede the question in the chat.
-    """
-
-    name: str
-    version: int
-    sha256: str
-    temperature: float
-    max_tokens: int
-    system: str
-    user: str
-    examples: tuple[tuple[str, str], ...] = ()
+    @cached_property
+    def sha256(self) -> str:
+        """A hash of the wording, so that a change is noticed even if the version was not raised."""
+        return hashlib.sha256("\x1f".join([self.system, self.user, *chain(*self.turns)]).encode()).hexdigest()
 
     @property
     def label(self) -> str:
@@ -90,16 +90,19 @@ class Prompt:
 
     def messages(self, fields: Mapping[str, str], complaint: str = "") -> list[dict[str, str]]:
         """The chat that asks about one input; `complaint` says what was wrong with the previous answer."""
-        question = string.Template(self.user).substitute(fields).rstrip()
+        question = self._question(fields)
         if complaint:
             question += f"\n\nAn earlier answer could not be used ({complaint}). Answer with the JSON object only."
-        turns = [(role, text) for example in self.examples for role, text in zip(_ROLES, example, strict=True)]
+        turns = [(role, text) for turn in self.turns for role, text in zip(_ROLES, turn, strict=True)]
         chat = [("system", self.system.rstrip()), *turns, ("user", question)]
         return [{"role": role, "content": content} for role, content in chat]
 
     def copied(self, values: Iterable[str]) -> bool:
         """Tell whether one of the texts comes from an example; small models often repeat those."""
-        return any(json.dumps(value, ensure_ascii=False) in answer for value in values for _, answer in self.examples)
+        return any(json.dumps(value, ensure_ascii=False) in answer for value in values for _, answer in self.turns)
+
+    def _question(self, fields: Mapping[str, str]) -> str:
+        return string.Template(self.user).substitute(fields).rstrip()
 
 
 def load(replacements: Sequence[Path] = (), *, temperature: float | None = None) -> dict[str, Prompt]:
@@ -133,8 +136,8 @@ def subjects(kind: str, path: Path | None) -> list[str]:
 
 def _read(path: Path, temperature: float | None) -> Prompt:
     try:
-        file = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        examples = tuple(_turns(file, example) for example in file.examples)
+        prompt = Prompt.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        prompt.messages(dict.fromkeys(FIELDS[prompt.name], ""))  # which looks at the examples, too
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(
             f"--prompt {path}: cannot be read as YAML: {str(error).splitlines()[0]}\nfix: correct the file"
@@ -146,15 +149,6 @@ def _read(path: Path, temperature: float | None) -> Prompt:
     except (Unusable, KeyError) as error:
         raise UserError(
             f"--prompt {path}: an example cannot be used: {error}\n"
-            f"fix: each has `input`, with {', '.join(sorted(FIELDS[file.name]))}, and `answer`"
+            f"fix: each has `input`, with {', '.join(sorted(FIELDS[prompt.name]))}, and `answer`"
         ) from error
-    words = [file.system, file.user, *(text for example in examples for text in example)]
-    content = file.model_dump(exclude={"examples"}) | ({} if temperature is None else {"temperature": temperature})
-    return Prompt(sha256=hashlib.sha256("\x1f".join(words).encode()).hexdigest(), examples=examples, **content)
-
-
-def _turns(file: _File, example: _Example) -> tuple[str, str]:
-    """An example as question and answer; the answer must be usable."""
-    answer = json.dumps(example.answer, ensure_ascii=False)
-    parse(file.name, answer, example.input)
-    return string.Template(file.user).substitute(example.input).rstrip(), answer
+    return prompt if temperature is None else prompt.model_copy(update={"temperature": temperature})

@@ -36,5 +36,5 @@ def test_pieces_are_found_in_their_order():
 
 
 def test_the_examples_of_the_prompt_are_usable():
-    for _, answer in prompts.load()["propositions"].examples:
+    for _, answer in prompts.load()["propositions"].turns:
         assert json.loads(answer)["equal"]

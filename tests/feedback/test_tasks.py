@@ -63,7 +63,7 @@ def test_contrasts_train_syncse_and_rated_ones_clhaif(tmp_path, job):
 
 def test_what_is_written_to_several_sentences_or_copied_is_set_aside(job):
     loaded = prompts.load()
-    example = json.loads(loaded["contrast"].examples[0][1])
+    example = json.loads(loaded["contrast"].turns[0][1])
 
     def words(name, f):
         if f["sentence"] == "c":
