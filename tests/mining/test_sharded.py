@@ -74,23 +74,6 @@ def test_all_shards_are_the_one_file(place, small_blocks, capsys):
     assert (place / "parts" / "00002-of-00003.parquet").read_bytes() == (place / "kept").read_bytes()
 
 
-def mine_together(rank, arguments):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cse.mining.command.CHUNK", 4)
-        return cli.main(["mine", *arguments])
-
-
-def test_two_processes_share_each_shard(place, small_blocks, two_processes):
-    base = ["--data", str(place / "texts.txt"), "--vectors", str(place / "graph.npy"), "--k", "2", "--shards", "3"]
-    assert two_processes(mine_together, [*base, "--out", str(place / "two")]) == [0, 0]
-    assert cli.main(["mine", *base, "--out", str(place / "one")]) == 0
-    names = sorted(path.name for path in (place / "one").iterdir())
-    assert [(place / "two" / name).read_bytes() for name in names] == [
-        (place / "one" / name).read_bytes() for name in names
-    ]
-    assert len(names) == 7
-
-
 @pytest.mark.parametrize(
     ("options", "named"),
     [
