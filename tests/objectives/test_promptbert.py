@@ -15,7 +15,7 @@ from cse.objectives.promptbert import PromptBERT
 from cse.training.learner import Learner
 from tests.cases import below, cases, load, state
 from tests.models import save_beside, save_tiny
-from tests.objectives.helpers import agrees, close, collated, refuses
+from tests.objectives.helpers import agrees, close, collated, refuses, set_up
 
 A, B = "the cat {text} sat {mask} on", "a dog {text} ran {mask} fast"
 STILL = {"dropout": Dropout(attention=0.0, hidden=0.0)}
@@ -74,21 +74,12 @@ def test_every_whole_model(tiny_bert, tmp_path, name):
             close(vectors[:, view], data["delta2" if second else "delta"][n[:, view]], 1e-5)
 
 
-@pytest.fixture(params=["bert", "roberta"])
-def backbone(request, tiny_bert, tmp_path):
-    return save_tiny(request.param, tiny_bert, tmp_path / request.param, masked=True, initializer_range=0.3)
-
-
-def batch_of(encoder, texts=TEXTS, collator=None):
-    return collated(encoder, texts, collator or TextViews(max_length=16), 16)
-
-
-def test_template_vectors_by_a_slow_loop(backbone):
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_template_vectors_by_a_slow_loop(kind, tiny_bert, tmp_path):
     """One text at a time: a pass of the template's ids at the positions that they have around the text."""
-    encoder = Encoder(backbone, pooler="mask", template=A, **STILL).eval()
-    objective = PromptBERT()
-    objective.setup(encoder)
-    batch = batch_of(encoder, collator=InTemplates(views=TextViews(max_length=16), templates=[B]))
+    backbone = save_tiny(kind, tiny_bert, tmp_path, masked=True, initializer_range=0.3)
+    encoder, objective = set_up(backbone, PromptBERT(), pooler="mask", template=A)
+    batch = collated(encoder, TEXTS, InTemplates(views=TextViews(max_length=16), templates=[B]), 16)
     first = 0 if encoder.backbone.config.model_type == "bert" else encoder.backbone.config.pad_token_id + 1
     with torch.no_grad():
         got = objective.template_vectors(batch, StepContext(encoder=encoder))

@@ -10,16 +10,14 @@ from cse.batch import Batch
 from cse.data.marked import Propositions, grouped
 from cse.data.tokens import TokenStore
 from cse.data.views.texts import SpanViews
-from cse.encoder.dropout import Dropout
 from cse.encoder.heads import Dense, Post
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import span_means
 from cse.interfaces import StepContext
 from cse.objectives.sub_sentence import SubSentence
-from cse.seeding import seed_dropout
 from cse.training.learner import Learner
 from tests.cases import cases, load
-from tests.objectives.helpers import agrees, close
+from tests.objectives.helpers import agrees, close, set_up
 
 ROWS = [
     {
@@ -84,12 +82,7 @@ def test_every_case(name, groups):
 
 
 def built(folder):
-    seed_dropout("sub-sentence")
-    quiet = Dropout(attention=0.0, hidden=0.0)
-    encoder = Encoder(folder, pooler="mean", head="relu_mlp", export_head=True, dropout=quiet)
-    for weight in encoder.parameters():
-        weight.data *= 3
-    return encoder
+    return set_up(folder, SubSentence(), scale=3, pooler="mean", head="relu_mlp", export_head=True)[0]
 
 
 def batch_of(encoder, rows=ROWS):

@@ -22,7 +22,6 @@ import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 import traceback  # noqa: E402
-from collections import Counter  # noqa: E402
 from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -247,14 +246,15 @@ def report(run, steps: list[int]) -> dict:
         ours = [f for f in traceback.extract_tb(raised.__traceback__) if "/cse/" in f.filename]
         where = f" at {ours[-1].filename.rpartition('/cse/')[2]}:{ours[-1].lineno}" if ours else ""
         error = f"{type(raised).__name__}: {str(raised)[:300]}{where}"
-    count = max(1, len(steps))
-    places = {kind: Counter() for kind in ("wait", "copy")}
-    for (phase, kind, place), times in events.items():
-        places[kind].update({place: times / count} if phase == "step" else {})
+
+    def a_step(kind: str) -> dict[str, float]:
+        """The places of these events in a step, and how often there is one."""
+        found = events.most_common()
+        return {place: times / len(steps) for (*what, place), times in found if what == ["step", kind]}
+
     seconds = round(time.perf_counter() - start, 1)
-    named = {"wait": "waits", "copy": "copies"}
-    waits = {named[kind]: dict(found.most_common()) for kind, found in places.items()}
-    return {"error": error, "steps": len(steps), "seconds": seconds, **waits}
+    named = {"waits": a_step("wait"), "copies": a_step("copy")}
+    return {"error": error, "steps": len(steps), "seconds": seconds, **named}
 
 
 def main(words: list[str]) -> None:
