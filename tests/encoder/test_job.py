@@ -30,13 +30,7 @@ def test_one_result_is_made_while_one_is_used():
 
 @pytest.mark.parametrize("where", ["items", "work"])
 def test_what_is_raised_ahead_is_raised_in_its_turn(where):
-    def items():
-        yield from (1, 2)
-        if where == "items":
-            raise KeyError("third")
-        yield 3
-
-    def work(item):
+    def negative(item):
         if item == 3:
             raise KeyError("third")
         return -item
@@ -44,7 +38,8 @@ def test_what_is_raised_ahead_is_raised_in_its_turn(where):
     seen = []
 
     def use():
-        with ahead(work, items()) as results:
+        items, work = (map(negative, (1, 2, 3)), int) if where == "items" else ((1, 2, 3), negative)
+        with ahead(work, items) as results:
             for result in results:
                 seen.append(result)
 

@@ -73,29 +73,25 @@ def test_every_whole_model(tiny_bert, tmp_path, name):
 
 
 @pytest.fixture
-def tiny_roberta(tiny):
-    return tiny("roberta")
+def backbone(tiny):
+    """A function that gives a tiny backbone; the Llama has two key-value heads for four of queries."""
+    grouped = {
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 60,
+    }
+    return lambda kind: tiny(kind, **(grouped if kind == "llama" else {}))
 
 
-@pytest.fixture
-def tiny_llama(tiny):
-    """Two key-value heads for four of queries, as grouped-query models have."""
-    return tiny("llama", num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=60)
+EVERY = pytest.mark.parametrize("kind", ["bert", "roberta", "llama"])
 
 
-@pytest.fixture
-def any_backbone(request):
-    return request.getfixturevalue(request.param)
-
-
-EVERY = pytest.mark.parametrize("any_backbone", ["tiny_bert", "tiny_roberta", "tiny_llama"], indirect=True)
-
-
-def test_prompts_are_a_past_of_a_causal_backbone(tiny_llama):
+def test_prompts_are_a_past_of_a_causal_backbone(backbone):
     """Keys and values that the backbone itself made of P words, given as prompts, continue those P words."""
     from transformers import DynamicCache
 
-    encoder = Encoder(tiny_llama, adapter=SoftPrompts(length=4), pooler="last").eval()
+    encoder = Encoder(backbone("llama"), adapter=SoftPrompts(length=4), pooler="last").eval()
     words = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
     cache = DynamicCache()
     name = prefix.cache_argument(encoder.backbone)
@@ -112,28 +108,28 @@ def test_prompts_are_a_past_of_a_causal_backbone(tiny_llama):
 @pytest.mark.parametrize(
     "options", [{"pooler": "mean"}, {"pooler": "last", "template": "a cat sat on a mat {text} ran"}]
 )
-def test_prompts_are_seen_and_neighbors_change_nothing(any_backbone, options):
+def test_prompts_are_seen_and_neighbors_change_nothing(backbone, kind, options):
     """Rows that begin alike may share their beginning's states elsewhere; here each begins with the prompts."""
-    encoder = Encoder(any_backbone, adapter=SoftPrompts(length=3), **options).eval()
+    encoder = Encoder(backbone(kind), adapter=SoftPrompts(length=3), **options).eval()
     with torch.no_grad():
         encoder.adapter.prompts.weight.normal_()
     together = encoder.encode(TEXTS)
     assert np.abs(np.concatenate([encoder.encode([text]) for text in TEXTS]) - together).max() < 1e-5
-    assert np.abs(Encoder(any_backbone, **options).eval().encode(TEXTS) - together).max() > 1e-3
+    assert np.abs(Encoder(backbone(kind), **options).eval().encode(TEXTS) - together).max() > 1e-3
 
 
-def test_roberta_positions_follow_the_prompts(tiny_roberta):
-    encoder = Encoder(tiny_roberta, adapter=SoftPrompts(length=5))
+def test_roberta_positions_follow_the_prompts(backbone):
+    encoder = Encoder(backbone("roberta"), adapter=SoftPrompts(length=5))
     inputs = encoder.model_inputs(torch.ones(2, 4, dtype=torch.long), torch.ones(2, 4, dtype=torch.long))
     assert inputs["position_ids"].tolist() == [[6, 7, 8, 9]]  # pad id 0, so the first word of a plain RoBERTa has 1
     assert inputs["attention_mask"].shape == (2, 9)
 
 
 @EVERY
-def test_only_prompts_and_head_are_trained(any_backbone, tmp_path):
-    encoder = Encoder(any_backbone, adapter=SoftPrompts(length=3), pooler="last", head="mlp", max_length=20)
+def test_only_prompts_and_head_are_trained(backbone, kind, tmp_path):
+    encoder = Encoder(backbone(kind), adapter=SoftPrompts(length=3), pooler="last", head="mlp", max_length=20)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    Trainer(make_run(tmp_path, any_backbone, encoder=encoder)).fit()
+    Trainer(make_run(tmp_path, "", encoder=encoder)).fit()
     changed = {k for k, v in encoder.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {"adapter.prompts.weight", "head.linear.weight", "head.linear.bias"}
     size = sum(p.stat().st_size for p in (tmp_path / "run" / "best").rglob("*") if p.is_file())
@@ -166,19 +162,18 @@ def test_bf16_is_finite_and_near(tiny_bert):
 
 @pytest.mark.parametrize("options", [{"whole": False}, {"whole": True, "with_code": True}], ids=["prompts", "whole"])
 @pytest.mark.parametrize(
-    ("any_backbone", "projection", "arguments"),
+    ("kind", "projection", "arguments"),
     [
-        ("tiny_bert", 0, {"head": "mlp"}),
-        ("tiny_bert", 8, {"head": "mlp", "export_head": True, "max_length": 12, "layers": 1}),
-        ("tiny_roberta", 0, {"pooler": "mean"}),
-        ("tiny_llama", 0, {"pooler": "last", "template": "the {text} sat on", "max_length": 20, "layers": 2}),
+        ("bert", 0, {"head": "mlp"}),
+        ("bert", 8, {"head": "mlp", "export_head": True, "max_length": 12, "layers": 1}),
+        ("roberta", 0, {"pooler": "mean"}),
+        ("llama", 0, {"pooler": "last", "template": "the {text} sat on", "max_length": 20, "layers": 2}),
     ],
-    indirect=["any_backbone"],
 )
-def test_a_checkpoint_gives_the_same_vectors_everywhere(any_backbone, projection, arguments, options, tmp_path):
+def test_a_checkpoint_gives_the_same_vectors_everywhere(backbone, kind, projection, arguments, options, tmp_path):
     from sentence_transformers import SentenceTransformer
 
-    encoder = Encoder(any_backbone, adapter=SoftPrompts(length=3, projection=projection), **arguments)
+    encoder = Encoder(backbone(kind), adapter=SoftPrompts(length=3, projection=projection), **arguments)
     torch.nn.init.normal_(encoder.adapter.prompts.weight)
     want = loads_everywhere(encoder, tmp_path, TEXTS, **options)
     assert isinstance(Encoder.load(str(tmp_path / "again")).adapter, SoftPrompts)

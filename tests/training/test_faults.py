@@ -9,6 +9,7 @@ from contextlib import redirect_stderr
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -23,7 +24,8 @@ from cse.errors import UserError
 from cse.recipe.settings import Settings
 from cse.training import hardware, launch, lost, preflight, start
 from cse.training.trainer import Trainer
-from tests.runs import command, make_run, metrics, triplets_recipe
+from tests.runs import make_run, metrics, triplets_recipe
+from tests.training.helpers import trained_by
 
 
 def said(*words: str) -> tuple[int, str]:
@@ -151,11 +153,11 @@ def hangs(rank: int, over: str, *words: str) -> tuple[int, str]:
                 time.sleep(0.1)
         return step(self, parts, probe=probe)
 
-    Trainer._step = step_or_sleep
     try:
-        return said(*words)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "_step", step_or_sleep)
+            return said(*words)
     finally:
-        Trainer._step = step
         dist.destroy_process_group()
         if not rank:
             Path(over).touch()
@@ -188,13 +190,10 @@ def test_a_long_wait_is_announced_since_nccl_ends_the_process(two_processes):
 
 
 def on_a_full_disk(rank: int, *words: str) -> tuple[int, str]:
-    write = FileSystemWriter.write_data
-    if rank:
-        FileSystemWriter.write_data = lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
-    try:
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileSystemWriter, "write_data", full if rank else FileSystemWriter.write_data)
         return said(*words)
-    finally:
-        FileSystemWriter.write_data = write
 
 
 def test_a_full_disk_on_one_process_is_named_by_all(two_processes, tiny_bert, tmp_path):
@@ -228,20 +227,17 @@ def test_the_others_wait_for_a_file_that_is_seen_late(monkeypatch, tmp_path):
 
 def sees_less(rank: int, folder: str, blind: str, *words: str) -> tuple[int, str]:
     """Train; the second process sees no saved state, in the folder or, if `blind`, in another folder for good."""
-    is_begun, lag = start.is_begun, distributed.LAG_SECONDS
-    if rank:
-        start.is_begun, distributed.LAG_SECONDS = (lambda folder: False), 0.1
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        if rank:
+            patch.setattr(start, "is_begun", lambda folder: False)
+            patch.setattr(distributed, "LAG_SECONDS", 0.1)
         return said(*words, "--run-dir", folder + blind * rank)
-    finally:
-        start.is_begun, distributed.LAG_SECONDS = is_begun, lag
 
 
 def test_a_run_resumes_where_one_process_sees_less_than_the_first(two_processes, tiny_bert, tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert two_processes(command, "train", triplets_recipe(tmp_path, tiny_bert), "--run-dir", str(whole)) == [0, 0]
+    whole = trained_by(two_processes, triplets_recipe(tmp_path, tiny_bert), tmp_path / "whole")
     recipe = triplets_recipe(tmp_path, tiny_bert, strikes={"step": 3, "marker": str(tmp_path / "sent")})
-    assert two_processes(command, "train", recipe, "--run-dir", str(cut)) == [130, 130]
+    cut = trained_by(two_processes, recipe, tmp_path / "cut", code=130)
     words = ["train", recipe, "--resume", "auto"]
     for code, text in two_processes(sees_less, str(cut), "-elsewhere", *words):
         assert code == 2

@@ -24,7 +24,8 @@ from cse.objectives.weighted_sum import WeightedSum
 from cse.training.callbacks import run_warnings
 from cse.training.sources import similarities
 from cse.training.trainer import Trainer
-from tests.runs import make_run, metrics
+from tests.runs import make_run, metrics, triplets_recipe
+from tests.training.helpers import qa
 
 CLOSE = 0.05  # of points; the last bits of vectors depend on the batch, and order pairs that are nearly tied
 
@@ -86,30 +87,18 @@ def test_what_a_sum_inherits():
 
 
 def test_the_note_is_kept_for_the_card(tiny_bert, tmp_path):
-    data = [("the cat", "a cat"), ("the dog", "a dog"), ("red", "blue"), ("sun", "moon")]
-    common = {"encoder": cse.Encoder(tiny_bert), "evaluator": None, "collator": cse.TextViews(max_length=8)}
-    for name, objective, note in (("n", EuCLIP(), EuCLIP.note), ("o", SimCSE(), None)):
-        made = cse.train(
-            "simcse-sup",
-            overrides={"trainer.max_steps": 1, "trainer.batch_size": 4},
-            data=cse.Pairs(data),
-            objective=objective,
-            run_dir=tmp_path / name,
-            **common,
-        )
+    recipe = triplets_recipe(tmp_path, tiny_bert, trainer={"max_steps": 1})
+    for objective, note in ((EuCLIP(), EuCLIP.note), (SimCSE(), None)):
+        made = cse.train(recipe, objective=objective, run_dir=tmp_path / f"{note is None}")
         assert json.loads((made.folder / "env.json").read_text()).get("note") == note
 
 
 def test_a_mixture_of_two_geometries_is_refused_by_name(tiny_bert, tmp_path):
     def mixed(weight, **objectives):
-        sources = {name: cse.Source(write_data(), objective=o, weight=weight) for name, o in objectives.items()}
+        sources = {name: cse.Source(qa(), objective=o, weight=weight) for name, o in objectives.items()}
         run = make_run(tmp_path, tiny_bert, max_steps=1, batch_size=4)
-        sources["plain"] = cse.Source(write_data())
-        run.data = cse.Mixture(sources)
+        run.data = cse.Mixture({**sources, "plain": cse.Source(qa())})
         return run
-
-    def write_data():
-        return cse.Pairs([("the cat", "a cat"), ("the dog", "a dog"), ("red", "blue"), ("sun", "moon")] * 4)
 
     with pytest.raises(UserError, match="different similarities: far: euclidean, words: cosine, plain: cosine"):
         Trainer(mixed(1.0, far=EuCLIP(), words=SimCSE()))
