@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 import yaml
@@ -10,6 +12,7 @@ import yaml
 import cse
 from cse import cli
 from cse.interfaces import Objective
+from cse.seeding import seed_dropout
 from tests.runs import TRAINER, Spread, Strikes, metrics, weights, write_recipe, write_texts
 
 TEXTS = ["the cat sat on a", "", "  dog ran fast  ", "the cat sat on a"]
@@ -59,8 +62,6 @@ def commanded(recipe, tmp_path) -> Path:
 
 def parts_of(tiny_bert):
     """The parts of that recipe as objects, made in the order and with the seed of a recipe."""
-    from cse.seeding import seed_dropout
-
     seed_dropout(5, "init")
     return {
         "collator": cse.TextViews(max_length=12),
@@ -189,9 +190,6 @@ def test_objects_made_by_hand_resume_in_python(texts, tiny_bert, commanded, tmp_
 
 def kinds_of_texts():
     """Those without columns; `tests/data/test_shapes.py` has tables."""
-    import datasets
-    import pandas
-
     texts = [*TEXTS, None]
     return {
         "list": texts,

@@ -2,15 +2,15 @@
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from cse.encoder.model import Encoder
 
 
 def byte_level(**options):
     """A byte-level tokenizer as GPT-2's and Llama 3's: every byte is a token, no special tokens around a text."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet, "Ġa", "Ġs"])}
     rust = Tokenizer(models.BPE(vocab=vocab, merges=[("Ġ", "a"), ("Ġ", "s")]))
@@ -21,8 +21,6 @@ def byte_level(**options):
 
 def bert(folder):
     """A WordPiece tokenizer as BERT's: [CLS] text [SEP]."""
-    from transformers import BertTokenizerFast
-
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters), *':".', "means"]
     (folder / "vocab.txt").write_text("\n".join(pieces))
@@ -39,8 +37,6 @@ def learn(encoder, std: float = 0.3):
 
 def loads_everywhere(encoder, folder, texts, tolerance=1e-5, *, theirs=True, **options):
     """Vectors of an encoder that its checkpoint `saved` gives, too: loaded, saved `again`, in sentence-transformers."""
-    from sentence_transformers import SentenceTransformer
-
     want = encoder.eval().encode(texts)
     encoder.save(folder / "saved", **options)
     loaded = Encoder.load(str(folder / "saved"))

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel
 
 from cse.encoder.adapters.lora import Lora
 from cse.encoder.adapters.soft_prompts import SoftPrompts
@@ -35,8 +37,6 @@ TEXTS = ["the cat sat on a mat dog ran fast", "red house", "the blue tree ran", 
 @pytest.fixture(scope="module")
 def causal(tiny_bert, tmp_path_factory):
     """A function that makes a tiny causal backbone, its weights large enough for attention to matter."""
-    from transformers import AutoModel
-
     made: dict[str, str] = {}
 
     def make(kind: str, **more) -> str:
@@ -132,10 +132,11 @@ def test_the_last_token_reaches_the_first_and_padding_nobody(causal, kind):
         assert ("bidirectional attention" in encoder.describe()) is ahead
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_checkpoint_gives_the_same_vectors_elsewhere(causal, tmp_path, kind):
-    from sentence_transformers import SentenceTransformer
+SLOW = ("mistral", "qwen2", "gemma", "gemma2")
 
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] if k in SLOW else []) for k in KINDS])
+def test_a_checkpoint_gives_the_same_vectors_elsewhere(causal, tmp_path, kind):
     encoder = learn(Encoder(causal(kind), pooler="last", attention="bidirectional", adapter=Lora(rank=2)), std=1.0)
     want, folder = loads_everywhere(encoder, tmp_path, TEXTS), tmp_path / "saved"
     layout = Layout.read(folder)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaModel
 
 from cse.encoder.dropout import Cutoff, Dropout, dropout_rate, dropouts, first_layer
 from cse.encoder.model import Encoder
@@ -86,8 +87,6 @@ def test_encode_and_the_masked_pass_are_not_cut(tiny_bert):
 
 
 def test_a_causal_backbone_is_cut_too():
-    from transformers import LlamaConfig, LlamaModel
-
     config = LlamaConfig(vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
     model, ids, mask = LlamaModel(config).eval(), torch.arange(1, 7)[None], torch.ones(1, 6)
     plain = model(input_ids=ids).last_hidden_state

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
 from cse.batch import Batch
 from cse.encoder.adapters.lora import Lora
@@ -25,8 +26,6 @@ TEXTS = ["the cat sat on a mat", "", "dog", "the red house " * 30, "  a blue tre
 @pytest.mark.parametrize("export_head", [False, True])
 @pytest.mark.parametrize("name", cases("simcse", "e2e_"))
 def test_every_whole_model(tiny_bert, tmp_path, name, export_head):
-    from transformers import AutoConfig, AutoModel
-
     (about, data), weights = load("simcse", name), state("simcse", name)
     kind = about["config"]["model_type"]
     model = AutoModel.from_config(AutoConfig.for_model(**about["config"]), add_pooling_layer=False)

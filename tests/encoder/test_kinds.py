@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from sentence_transformers import SentenceTransformer
+from transformers import AutoTokenizer
 
 from cse import recipe as recipes
 from cse.encoder.adapters.lora import Lora
+from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.kinds import detect
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.interfaces import Callback
+from cse.recipe.options import read
 from cse.training.sources import similarities
 from cse.training.start import resume, train
 from tests.encoder.helpers import loads_everywhere
@@ -106,8 +110,6 @@ def why_not(name: str, kind: str) -> str:
 
 def vectors(folder: Path):
     """The vectors of a checkpoint in sentence-transformers."""
-    from sentence_transformers import SentenceTransformer
-
     return SentenceTransformer(str(folder), device="cpu", trust_remote_code=True).encode(TEXTS)
 
 
@@ -238,8 +240,6 @@ def test_its_texts_are_lower_cased_in_training_too(model_of, tmp_path):
 
 
 def test_soft_prompts_of_a_checkpoint_are_not_lost_in_silence(model_of, tmp_path):
-    from cse.encoder.adapters.soft_prompts import SoftPrompts
-
     encoder = Encoder(model_of("bert"), adapter=SoftPrompts(length=2))
     encoder.save(tmp_path / "reference")
     encoder.save(tmp_path / "whole", whole=True)
@@ -256,8 +256,6 @@ def test_soft_prompts_of_a_checkpoint_are_not_lost_in_silence(model_of, tmp_path
     ("left", "used"), [({"eos_token": "sun"}, "sun"), ({}, "[UNK]"), ({"unk_token": None}, "[PAD]")]
 )
 def test_a_missing_pad_token_is_mended(left, used, tiny_bert, tmp_path):
-    from transformers import AutoTokenizer
-
     folder = Path(save_tiny("llama", tiny_bert, tmp_path / "model"))
     path = folder / "tokenizer_config.json"
     config = {k: v for k, v in json.loads(path.read_text()).items() if k != "pad_token"}
@@ -328,8 +326,6 @@ def test_the_sections_of_a_recipe_by_pencil(tiny_bert, tmp_path):
 
 
 def test_short_options_leave_classes_alone(tiny_bert):
-    from cse.recipe.options import read
-
     given = ["--data=cse.data.Pairs", "--encoder={class_path: a.B}", "--data", "my.file.txt"]
     want = [("data", "cse.data.Pairs"), ("encoder", "{class_path: a.B}"), ("data.path", "my.file.txt")]
     assert read(given).values == want

@@ -342,15 +342,14 @@ def test_negatives_of_the_encoder_in_training_are_mined_with_the_prompts_of_the_
     assert [got[i].texts[2] for i in range(3)] == [rows[i].texts[1] for i in want]
 
 
-@pytest.mark.parametrize("default", [None, "query"])
-def test_an_export_states_the_prompts_and_applies_them(prompted, tmp_path, default):
+def test_an_export_states_the_prompts_and_applies_them(prompted, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    prompted.default_prompt_name = default
+    prompted.default_prompt_name = "query"
     prompted.save(tmp_path / "model")
     about = export(Encoder.load(str(tmp_path / "model")), tmp_path / "onnx")
-    assert (about["prompts"], about["default_prompt_name"]) == (PROMPTS, default)
+    assert (about["prompts"], about["default_prompt_name"]) == (PROMPTS, "query")
     exported, model = OnnxEncoder(tmp_path / "onnx"), SentenceTransformer(str(tmp_path / "model"), device="cpu")
     for choice in ({}, {"prompt_name": "document"}, {"prompt": "dog "}):
         np.testing.assert_allclose(exported.encode(TEXTS, **choice), model.encode(TEXTS, **choice), atol=1e-5)

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from transformers import DynamicCache
 
 from cse.batch import Batch
 from cse.encoder import prefix
@@ -89,8 +91,6 @@ EVERY = pytest.mark.parametrize("kind", ["bert", "roberta", "llama"])
 
 def test_prompts_are_a_past_of_a_causal_backbone(backbone):
     """Keys and values that the backbone itself made of P words, given as prompts, continue those P words."""
-    from transformers import DynamicCache
-
     encoder = Encoder(backbone("llama"), adapter=SoftPrompts(length=4), pooler="last").eval()
     words = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
     cache = DynamicCache()
@@ -171,8 +171,6 @@ def test_bf16_is_finite_and_near(tiny_bert):
     ],
 )
 def test_a_checkpoint_gives_the_same_vectors_everywhere(backbone, kind, projection, arguments, options, tmp_path):
-    from sentence_transformers import SentenceTransformer
-
     encoder = Encoder(backbone(kind), adapter=SoftPrompts(length=3, projection=projection), **arguments)
     torch.nn.init.normal_(encoder.adapter.prompts.weight)
     want = loads_everywhere(encoder, tmp_path, TEXTS, **options)

@@ -1,4 +1,7 @@
 import pytest
+import transformers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from cse.encoder.template import added_ids, around, bake, rebake, require_room, template_of
 from cse.errors import UserError
@@ -32,9 +35,6 @@ def test_ids_are_the_parts_ids_between_the_tokenizers_own(tokenizer, template):
 
 def word_level(words):
     """A tokenizer that knows these words and drops small Latin letters: [CLS] text [SEP]."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
     rust = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["[PAD]", "[CLS]", "[SEP]", *words])}))
     rust.normalizer = normalizers.Replace(Regex("[a-z]"), "")
     rust.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -70,10 +70,6 @@ def test_truncation_cuts_the_text_and_keeps_the_template(tokenizer):
 
 @pytest.mark.parametrize("model", [None, "BertConfig", "LlamaConfig"])
 def test_it_is_saved_and_loads_without_code(tokenizer, tmp_path, model):
-    import transformers
-    from tokenizers import Tokenizer
-    from transformers import AutoTokenizer
-
     baked = bake(tokenizer, TEMPLATE)
     baked.save_pretrained(tmp_path / "out")
     if model:  # beside a model, AutoTokenizer may choose the class by the model's

@@ -6,7 +6,7 @@ import torch
 
 from cse.encoder.heads import Dense, Normalize
 from cse.encoder.model import Encoder
-from cse.encoder.texts import NOWHERE, Windows, inside, places, starts, words
+from cse.encoder.texts import NOWHERE, Windows, inside, places, starts, tokenize_with_places, words
 from cse.errors import UserError
 from tests.cases import cases, load
 from tests.conftest import WORDS
@@ -163,8 +163,6 @@ def test_prompts_templates_and_space_before_a_text(tiny_bert):
 
 
 def places_of(encoder, text, prompt=""):
-    from cse.encoder.texts import tokenize_with_places
-
     ids, at = tokenize_with_places(encoder.tokenizer, [text], prompt=prompt, max_length=40, lower_case=False)
     return ids[0], at[0]
 

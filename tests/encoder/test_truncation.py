@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from cse.encoder import widths
@@ -70,8 +71,6 @@ def test_a_checkpoint_has_the_width_here_and_in_sentence_transformers(encoder, k
 @pytest.mark.parametrize("normalize", [False, True])
 def test_a_width_that_sentence_transformers_wrote_is_kept(tiny_bert, tmp_path, normalize):
     """It cuts after Normalize and does not scale again; the vectors here are the same."""
-    from sentence_transformers import SentenceTransformer
-
     folder = save_embedder(tiny_bert, tmp_path / "st", normalize=normalize, truncate_dim=7)
     want = SentenceTransformer(folder, device="cpu").encode(TEXTS)
     made = Encoder.load(folder)

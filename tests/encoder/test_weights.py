@@ -6,7 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
 
+from cse.data.views.around import Masked
+from cse.data.views.texts import TextViews
 from cse.encoder import kinds as formats
 from cse.encoder.adapters.lora import Lora
 from cse.encoder.adapters.soft_prompts import SoftPrompts
@@ -34,16 +38,12 @@ def llama(tiny_bert, tmp_path_factory):
 
 
 def dtypes(folder):
-    from safetensors.torch import load_file
-
     return {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()}
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_bf16_is_trained_saved_and_loaded(tiny_bert, llama, tmp_path, kind, precision):
-    from sentence_transformers import SentenceTransformer
-
     backbone = tiny_bert if kind == "bert" else llama
     encoder = Encoder(backbone, pooler="mean", head="mlp", dropout=Dropout(attention=0.1), weights="bf16")
     assert {p.dtype for p in encoder.backbone.parameters()} == {torch.bfloat16}
@@ -94,9 +94,6 @@ def test_lora_over_bf16_is_trained_in_fp32(llama, tmp_path):
 
 def test_an_objective_that_reads_tokens_trains_bf16(tiny_bert, tmp_path):
     seed_dropout("init")
-    from cse.data.views.around import Masked
-    from cse.data.views.texts import TextViews
-
     encoder = Encoder(tiny_bert, head="mlp", weights="bf16")
     both = WeightedSum(terms=[SimCSE(), MaskedLM()], weights=[1.0, 0.1])
     collator = Masked(views=TextViews(max_length=12))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 from cse.cli import main
 from cse.encoder.model import Encoder
@@ -43,8 +44,6 @@ def test_errors():
 
 
 def test_the_command(tiny_bert, tmp_path, capsys):
-    from sentence_transformers import SentenceTransformer
-
     texts, data, out = sentences(), tmp_path / "texts.txt", tmp_path / "white"
     data.write_text("\n".join(texts))
     assert main(["whiten", tiny_bert, "--data", str(data), "--k", "4", "--out", str(out), "--pooler", "cls"]) == 0

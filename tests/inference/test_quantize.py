@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from pyarrow.parquet import read_table
 
+from cse import open_vectors
 from cse.cli import main
 from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
@@ -144,16 +146,12 @@ def test_the_command_measures_ranges_once_and_keeps_them_with_the_model(place, c
 
 
 def test_bits_as_parquet_and_in_shards(place):
-    from pyarrow.parquet import read_table
-
     whole = encoded()
     encoded_to = ["encode", "ck", "texts.txt", "--precision", "fp32", "--device", "cpu", "--quantize", "ubinary"]
     assert main([*encoded_to, "--out", "v.parquet"]) == 0
     table = read_table("v.parquet")
     assert (np.array(table["vector"].to_pylist(), dtype=np.uint8) == quantize(whole, "ubinary")).all()
     assert main([*encoded_to, "--out", "shards", "--shards", "2", "--save-every", "24"]) == 0
-    from cse import open_vectors
-
     assert (open_vectors("shards")[:] == quantize(whole, "ubinary")).all()
     assert not (place / "ck" / FILE).exists()
 

@@ -12,6 +12,7 @@ import pytest
 
 import cse
 from cse import cli
+from cse.data.reading.files import FileReader
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.inference.encode import TextFile, cut_into
@@ -118,8 +119,6 @@ def test_all_shards_are_the_one_file(encoder, file, tmp_path, of):
 
 
 def test_shards_of_several_files_read_only_their_own(encoder, file, tmp_path, monkeypatch):
-    from cse.data.reading.files import FileReader
-
     folder = tmp_path / "texts"
     folder.mkdir()
     for i in range(0, 43, 10):

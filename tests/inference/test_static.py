@@ -6,6 +6,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Dense, Normalize, StaticEmbedding
+from tokenizers import Tokenizer
 
 import cse
 from cse.cli import main
@@ -63,8 +67,6 @@ def test_arguments_out_of_range():
 
 
 def test_the_command(tiny_bert, tmp_path, capsys):
-    from sentence_transformers import SentenceTransformer
-
     out, data = tmp_path / "static", tmp_path / "texts.txt"
     arguments = ["static", tiny_bert, "--out", str(out), "--dimensions", "6"]
     assert main(arguments) == 0
@@ -93,10 +95,6 @@ def test_the_command(tiny_bert, tmp_path, capsys):
 
 def save_static(tokenizer, folder, *, dense=0, normalize=False, **options):
     """A StaticEmbedding of random vectors, special tokens too, as sentence-transformers saves one; returns both."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Dense, Normalize, StaticEmbedding
-    from tokenizers import Tokenizer
-
     rust = Tokenizer.from_file(f"{tokenizer}/tokenizer.json")
     table = torch.randn(max(rust.get_vocab().values()) + 1, 6, generator=torch.Generator().manual_seed(2))
     torch.manual_seed(3)
@@ -118,8 +116,6 @@ def static(tiny_bert, tmp_path_factory):
 
 @pytest.mark.parametrize("options", [{}, {"normalize": True}, {"dense": 4, "normalize": True}, {"truncate_dim": 3}])
 def test_vectors_are_those_of_sentence_transformers_also_when_saved_again(tiny_bert, tmp_path, options):
-    from sentence_transformers import SentenceTransformer
-
     model, _ = save_static(tiny_bert, tmp_path / "one", prompts={"query": "the dog "}, **options)
     encoder = Encoder.load(str(tmp_path / "one"))
     want = model.encode(TEXTS)
@@ -141,8 +137,6 @@ def test_no_text_is_too_long(tiny_bert, tmp_path):
 
 
 def test_tokens_of_model2vec_may_share_vectors_and_have_weights(tiny_bert, tmp_path):
-    from safetensors.torch import save_file
-
     model, _ = save_static(tiny_bert, tmp_path / "one")
     rng = np.random.default_rng(0)
     size = model[0].num_embeddings
@@ -156,8 +150,6 @@ def test_tokens_of_model2vec_may_share_vectors_and_have_weights(tiny_bert, tmp_p
 
 
 def test_a_tokenizer_that_cuts_texts_still_does(tiny_bert, tmp_path):
-    from sentence_transformers import SentenceTransformer
-
     save_static(tiny_bert, tmp_path / "one")
     content = json.loads((tmp_path / "one" / "tokenizer.json").read_text())
     content["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
@@ -169,8 +161,6 @@ def test_a_tokenizer_that_cuts_texts_still_does(tiny_bert, tmp_path):
 
 
 def test_every_command_reads_it(static, tmp_path, capsys):
-    from sentence_transformers import SentenceTransformer
-
     (tmp_path / "a.txt").write_text("the cat sat\na dog ran fast\nblue moon\n")
     want = SentenceTransformer(str(static), device="cpu").encode(["the cat sat", "a dog ran fast", "blue moon"])
     assert main(["encode", str(static), str(tmp_path / "a.txt"), "--out", str(tmp_path / "v.npy")]) == 0
@@ -224,8 +214,6 @@ def test_training_it_by_a_recipe_of_ones_own_is_refused(static, tmp_path):
 
 @pytest.mark.parametrize("damage", ["no table", "no weights", "no tokenizer", "a short table"])
 def test_a_damaged_folder_is_named(static, tmp_path, damage):
-    from safetensors.torch import load_file, save_file
-
     folder = shutil.copytree(static, tmp_path / "static")
     (folder / "checkpoint.sha256").unlink()
     weights, tokenizer = (next(folder.rglob(name)) for name in ("model.safetensors", "tokenizer.json"))

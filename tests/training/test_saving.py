@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForMaskedLM
 
 import cse
 from cse import cli, recipe
@@ -43,8 +44,6 @@ def fitted(folder: Path, backbone: str, **more):
 
 def masked_lm_of(folder: Path):
     """The model as transformers loads it, from which nothing is missing and of which nothing is left over."""
-    from transformers import AutoModelForMaskedLM
-
     model, info = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
     assert not [key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in info[kind]]
     return model.eval()
@@ -124,8 +123,6 @@ def test_the_average_with_the_initial_weights_has_the_head_too(tiny_bert, tmp_pa
 
 def test_a_head_that_the_architecture_does_not_have_is_left_out(tiny_bert, tmp_path):
     """ModernBERT's has no biases; with another activation BERT's is another function; one has its own output matrix."""
-    from transformers import AutoModel
-
     modern = save_tiny("modernbert", tiny_bert, tmp_path / "modern", masked=True)
     silu = save_tiny("bert", tiny_bert, tmp_path / "silu", masked=True, hidden_act="silu")
     cases = [(modern, MaskedLM()), (silu, MaskedLM()), (tiny_bert, MaskedLM(output="own"))]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
+from sentence_transformers import SentenceTransformer
 
 import cse
 import cse.evaluation
@@ -54,8 +55,6 @@ def test_the_dev_score_is_that_of_distances(run):
 
 
 def test_sentence_transformers_compares_and_we_score_its_model_by_distance(run):
-    from sentence_transformers import SentenceTransformer
-
     model = SentenceTransformer(str(run.folder / "best"))
     assert model.similarity_fn_name == "euclidean"
     got = STSEvaluator(tasks="sts-mini-dev", precision="fp32")(model)["dev"]
