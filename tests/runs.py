@@ -59,6 +59,13 @@ TRAINER = {
     "precision": "fp32",
     "device": "cpu",
 }
+MASKED = {
+    "class_path": "cse.data.Masked",
+    "init_args": {
+        "probability": 0.4,
+        "views": {"class_path": "cse.data.TextViews", "init_args": {"max_length": 12, "views": 1}},
+    },
+}
 NO_DROPOUT = {"pooler": "mean", "dropout": {"attention": 0.0, "hidden": 0.0}}
 
 
