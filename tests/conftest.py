@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 
+import psutil
 import pytest
 
 from tests.models import save_tiny, save_words
@@ -24,8 +25,13 @@ WORDS += ["fast", "slow", "red", "blue", "house", "tree", "sun", "moon"]
 def pytest_xdist_auto_num_workers():
     """The processes of `-n auto`: one a core with 2 GB of memory, but not so many that starting them takes long."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(cores, memory // 2**31, 12))
+    return max(1, min(cores, psutil.virtual_memory().total // 2**31, 12))
+
+
+def pytest_runtest_setup(item):
+    """Skip what Windows cannot do; `unix` in pyproject.toml says what that is."""
+    if sys.platform == "win32" and item.get_closest_marker("unix"):
+        pytest.skip("Windows has no such signals, pipes or modes")
 
 
 @pytest.fixture(autouse=True)

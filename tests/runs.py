@@ -92,7 +92,7 @@ class Strikes(Callback):
         if wanted and not os.path.exists(self.marker):
             open(self.marker, "w").close()
             for _ in range(self.times):
-                os.kill(os.getpid(), self.signal)
+                signal.raise_signal(self.signal)
 
     def on_step(self, run, metrics):
         self._maybe("step", run)

@@ -55,7 +55,7 @@ def test_a_folder_is_made_and_replaced_and_nothing_is_left_over(tmp_path):
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o022, 0o644), (0o077, 0o600)])
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask")
+@pytest.mark.unix
 def test_files_have_the_mode_that_the_umask_asks_for(tmp_path, umask, mode):
     """safetensors writes files that only their owner can read, also for a team that shares a folder."""
     program = """
@@ -109,6 +109,7 @@ def killed(program, *args):
     assert done.returncode == -signal.SIGKILL
 
 
+@pytest.mark.unix
 def test_what_a_killed_process_left_is_cleared(tmp_path):
     target = tmp_path / "best"
     fill(target, "old")
@@ -129,6 +130,7 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
     assert os.listdir(tmp_path) == ["best"]
 
 
+@pytest.mark.unix
 def test_a_kill_between_two_renames_is_mended(tmp_path):
     target = tmp_path / "best"
     fill(target, "old")

@@ -127,6 +127,7 @@ def assert_same_end(run: Path, whole: Path) -> None:
     assert done[0] == done[1]
 
 
+@pytest.mark.unix
 def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, whole):
     """Between evaluation and save; tests/test_kills.py and tests/training/test_trainer.py have other moments."""
     strikes = {"event": "eval", "step": 4, "marker": f"{tmp_path}/struck", "signal_name": "SIGKILL"}
@@ -150,6 +151,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_bert, tmp_path, whole, capsys):
     assert_same_end(run, whole)
 
 
+@pytest.mark.unix
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
 def test_the_end_of_a_job_saves_and_the_job_goes_on(tiny_bert, tmp_path, whole, capsys, request, name):
     """The same command with `--resume auto` begins the run, and resumes it."""

@@ -294,6 +294,7 @@ def test_the_chosen_recipe_trains(whole, tmp_path):
     assert cli.main(["train", f"{whole}/tiny/chosen.yaml", "--trainer.max_steps=1", "--run-dir", f"{tmp_path}/r"]) == 0
 
 
+@pytest.mark.unix
 @pytest.mark.parametrize("where", ["trial-1", pytest.param("final-s3", marks=pytest.mark.slow)])
 def test_a_killed_search_resumes_and_finds_the_same(tiny_bert, tmp_path, whole, where):
     strikes = {"run": where, "step": 5, "marker": str(tmp_path / "struck"), "signal_name": "SIGKILL"}

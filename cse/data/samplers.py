@@ -243,6 +243,7 @@ def _repeated_texts(data: Sequence[Example], order: NDArray[np.int64]) -> Iterat
                 owners.append(start + np.repeat(np.arange(len(rows)), list(map(len, rows)))[kept])
                 texts.append(numbers[kept])
                 start += len(rows)
+            del known  # Windows cannot remove a file that is mapped
             return np.concatenate(owners), np.concatenate(texts)
 
     owners, texts = without_collision(collect)

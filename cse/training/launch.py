@@ -79,9 +79,12 @@ def run(processes: int, words: Sequence[str], check: Callable[[], None] = lambda
         PARENT: str(os.getpid()),
     }
     torchrun: Any = torch.distributed.run  # it is without types
-    command = ["--standalone", f"--nproc-per-node={processes}", "-m", "cse", *words]
+    meet = ["--standalone"]
+    if os.name == "nt":  # where builds of torch lack libuv, which the server of --standalone needs: they meet in a file
+        meet = ["--rdzv-backend=c10d", "--rdzv-conf=store_type=file"]
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
-        torchrun.run(torchrun.parse_args(command))
+        torchrun.run(torchrun.parse_args([*meet, f"--nproc-per-node={processes}", "-m", "cse", *words]))
     except SignalException as stopped:
         return 128 + int(stopped.sigval)
     except ChildFailedError as failed:

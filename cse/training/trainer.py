@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -243,7 +244,7 @@ class Trainer:
             num_workers=workers,
             pin_memory=on_gpu,
             # A copy of this process would have its CUDA context and its locks, but not the threads that hold them.
-            multiprocessing_context="forkserver" if on_gpu and workers else None,
+            multiprocessing_context="forkserver" if on_gpu and workers and os.name == "posix" else None,
             prefetch_factor=4 if on_gpu and workers else None,
         )
         parts: list[Batch] = []

@@ -3,16 +3,20 @@
 import csv
 import json
 import random
+from types import SimpleNamespace
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from cse import recipe as recipes
+from cse.errors import UserError
 from cse.evaluation.evaluators import sts_rows
 from eval import paper
 from tests.conftest import WORDS
+from tests.forks import Forks
 from tests.models import save_tiny
+from tests.runs import metrics
 
 PUBLISHED = [name for name in recipes.names() if name.startswith("paper/")]
 
@@ -139,18 +143,41 @@ def place(tmp_path_factory, tiny_bert):
     return place
 
 
+@pytest.fixture(scope="module")
+def forks():
+    with Forks() as forks:
+        yield forks
+
+
+@pytest.fixture
+def in_forks(place, forks, monkeypatch):
+    """The commands that a rehearsal starts run in forks, beside the files that recipes name."""
+
+    def run(command, **_):
+        assert command[1:3] == ["-m", "cse"]
+        return SimpleNamespace(returncode=forks.run(command[3:], place, place / "cache")[0])
+
+    monkeypatch.setattr(paper.subprocess, "run", run)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_each_published_recipe_trains_scores_and_resumes(name, place, monkeypatch):
+def test_each_published_recipe_trains_scores_and_resumes(name, place, in_forks, monkeypatch):
+    """It is killed after the second of two steps, before that is saved; the same command goes on after the first."""
     monkeypatch.chdir(place)
+    folder = place / "runs" / name[6:] / "paper-s42"
+    strikes = {"event": "step", "step": 2, "marker": f"{folder}-struck", "signal_name": "SIGKILL"}
     few = ["--trainer.max_steps=2", "--trainer.batch_size=16", "--trainer.eval_every=1", "--evaluator=null"]
     few += SUITED.get(name[6:], ["--trainer.initial_weights=ignore"])
+    few += [f"--callbacks={json.dumps([{'class_path': 'tests.runs.Strikes', 'init_args': strikes}])}"]
     given = {"overrides": few, "hub": place / "hub", "unchecked": True, "data": str(place / "sts")}
+    with pytest.raises(UserError, match="ended with -9"):
+        paper.run(name, 1, place / "runs", **given)
     summary = paper.run(name, 1, place / "runs", **given)
     assert summary["verdict"].startswith("no verdict")
     assert len(paper.rows([summary])[1]) == 6
+    assert [record["step"] for record in metrics(folder) if "loss" in record] == [1, 2]
     score = summary["scores"]["sts"]["42"]
-    folder = place / "runs" / name[6:] / "paper-s42"
     for path in folder.glob("results*.json"):
         path.unlink()
     assert paper.run(name, 1, place / "runs", **given)["scores"]["sts"]["42"] == score  # what is trained is kept

@@ -77,6 +77,7 @@ def test_the_fix_of_carriage_returns_keeps_blank_lines(place, refused):
     assert (place / "lf-a.txt").read_bytes() == b"a b\n\nc d\ne f\ng h\n"
 
 
+@pytest.mark.unix
 def test_a_pipe_for_a_file_of_texts(place, refused):
     os.mkfifo("f.txt")
     error = refused("encode", "ck/last", "f.txt", "--out", "o.npy")

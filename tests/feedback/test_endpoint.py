@@ -272,6 +272,7 @@ def go_on(folder: Path, server: Server) -> int:
         return cli.main(command(folder, server.url, "--workers", "1"))
 
 
+@pytest.mark.unix
 def test_a_killed_job_goes_on_and_nothing_that_was_answered_is_asked_again(tmp_path):
     words = ["fine", "odd", "fine", "slow", *["fine"] * 8]
     write_pairs(tmp_path, words)
@@ -294,6 +295,7 @@ def test_a_killed_job_goes_on_and_nothing_that_was_answered_is_asked_again(tmp_p
     assert outputs(tmp_path) == killed
 
 
+@pytest.mark.unix
 def test_ctrl_c_stops_cleanly(tmp_path):
     write_pairs(tmp_path, ["fine"] * 40)
     server, code, said = interrupted(tmp_path, signal.SIGINT, 4, "--workers", "1")

@@ -122,6 +122,7 @@ def test_killed_after_any_block_it_goes_on_to_the_same_bytes(encoder, file, tmp_
         assert sum(seen) == max(0, 43 - blocks * BLOCK), "blocks that were whole were encoded again"
 
 
+@pytest.mark.unix
 def test_kill_9_in_the_middle(tiny_bert, tmp_path):
     """It strikes while the fourth of five blocks is encoded."""
     (tmp_path / "texts.txt").write_text("\n".join(lines(100)))

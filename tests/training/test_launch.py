@@ -125,13 +125,14 @@ def test_more_processes_than_gpus_are_refused_and_the_fix_is_an_option_of_the_co
             launch.run(3, [command, "asset:mini", *words])
 
 
+@pytest.mark.unix
 @pytest.mark.parametrize(
     ("exits", "outcome"),
     [
         ((2, -signal.SIGTERM), 2),  # a user's error, which the first process has printed
         ((-signal.SIGTERM, 1), 1),
-        ((1, -signal.SIGKILL), "process 1 of 2 was ended by SIGKILL"),  # the other one lost it and said so before
-        ((-signal.SIGTERM, -signal.SIGKILL), "process 1 of 2 was ended by SIGKILL"),
+        ((1, -9), "process 1 of 2 was ended by SIGKILL"),  # the other one lost it and said so before
+        ((-signal.SIGTERM, -9), "process 1 of 2 was ended by SIGKILL"),
         ((-signal.SIGTERM, -signal.SIGTERM), "process 0 of 2 was ended by SIGTERM"),
     ],
 )

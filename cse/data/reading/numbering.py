@@ -125,14 +125,16 @@ class Numbering:
         """Write keys.npy and values.npy, the keys in ascending order with their numbers, and checks.npy."""
         while len(self._levels) > 1:
             self._merge()
-        level = self._levels[0] if self._levels else _Level(np.zeros(0, np.uint64), np.zeros(0, np.int64))
-        if level.number < 0:
-            np.save(self.folder / "keys.npy", level.keys)
-            np.save(self.folder / "values.npy", level.values)
+        keys, values, number = (
+            self._levels.pop() if self._levels else _Level(np.zeros(0, np.uint64), np.zeros(0, np.int64))
+        )
+        if number < 0:
+            np.save(self.folder / "keys.npy", keys)
+            np.save(self.folder / "values.npy", values)
         else:
+            del keys, values  # Windows cannot rename a file that is mapped
             for name in ("keys", "values"):
-                self._file(name, level.number).rename(self.folder / f"{name}.npy")
-        self._levels = []
+                self._file(name, number).rename(self.folder / f"{name}.npy")
         self._checks.close()
 
     def _file(self, name: str, number: int) -> Path:
@@ -154,15 +156,16 @@ class Numbering:
             values = new(self._file("values", number), dtype=np.int64)
         for one, other in ((a, b), (b, a)):
             for start in range(0, len(one.keys), BLOCK):
-                part = one.keys[start : start + BLOCK]
-                place = np.arange(start, start + len(part)) + other.keys.searchsorted(part)
-                keys[place] = part
+                place = start + other.keys.searchsorted(one.keys[start : start + BLOCK])
+                place += np.arange(len(place))
+                keys[place] = one.keys[start : start + BLOCK]
                 values[place] = one.values[start : start + BLOCK]
         self._levels.append(_Level(keys, values, number))
-        for old in (a, b):
-            if old.number >= 0:
-                self._file("keys", old.number).unlink()
-                self._file("values", old.number).unlink()
+        old = [level.number for level in (a, b) if level.number >= 0]
+        del a, b, one, other  # Windows cannot remove a file that is mapped
+        for each in old:
+            self._file("keys", each).unlink()
+            self._file("values", each).unlink()
 
 
 class Numbers:
