@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from cse import recipe as recipes
 from cse.errors import UserError
 from cse.evaluation.reports import collect, methods
 from cse.files import read_json, write_text
-from eval import method_table, systems
+from eval import method_table, paper, systems
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "eval" / "results"
@@ -206,7 +207,31 @@ def distillation() -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def gallery() -> str:
+    """The recipes by name: data and cost by their headers, and the effect on the average by the committed results."""
+    starts = {"methods": "untrained-last-template", "methods-mini": "untrained-mean"}
+    effects = []
+    for name, start in starts.items():
+        over_baseline = {row["name"]: row["difference"] or 0.0 for row in read(name)["methods"]}
+        effects.append({name: f"{value - over_baseline[start]:+.2f}" for name, value in over_baseline.items()})
+    rows = [["recipe", "data", "cost", "effect on `asset:smollm2`", "on `asset:mini`"], [":--"] * 3 + ["--:"] * 2]
+    for path in sorted((ROOT / "recipes").glob("[!_]*.yaml")):
+        said = recipes.header(path)
+        named = f"[{path.stem}](../recipes/{path.name})"
+        rows.append([named, said["data"].partition(";")[0], said["cost"], *(e.get(path.stem, "") for e in effects)])
+    return _table(rows)
+
+
+def gallery_published() -> str:
+    """The plan of `python -m eval reproduce-paper --plan`, for every published recipe."""
+    heads, *rows = paper.plan([name for name in recipes.names() if name.startswith("paper/")])
+    named = [[f"[{name[6:]}](../recipes/{name}.yaml)", *cells] for name, *cells in rows]
+    return _table([heads, [":--", ":--", *["--:"] * 3, ":--"], *named])
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "gallery": gallery,
+    "gallery-published": gallery_published,
     "methods": method_table.table,
     "objectives": method_table.sections,
     "systems": systems.table,

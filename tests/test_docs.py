@@ -17,6 +17,8 @@ import yaml
 from cse import cli
 from cse import recipe as recipes
 from cse.commands import verbs
+from cse.encoder.model import Encoder
+from cse.objectives.simcse import SimCSE
 from eval import method_table, systems
 from tests.models import save_tiny
 
@@ -157,7 +159,7 @@ def hooks():
 @pytest.mark.parametrize(
     ("page", "leads"),
     [
-        ("index.md", "tree/main/recipes/paper"),
+        ("overview.md", "tree/main/recipes/paper"),
         ("methods.md", "blob/main/recipes/simcse-unsup.yaml"),
         ("recipes.md", "blob/main/examples/mean-of-runs.yaml"),
     ],
@@ -173,10 +175,20 @@ def test_links_of_the_site_lead_to_its_pages_or_to_the_repository(hooks, page, l
 
 def test_the_site_includes_files_that_exist(hooks):
     pages = hooks.pages()
-    assert pages["README.md"] == "index.md"
+    assert pages["README.md"] == "overview.md"
     assert [path for path in pages if not (ROOT / path).is_file()] == []
     named = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert [p for p in (ROOT / "docs").rglob("*.md") if p.relative_to(ROOT / "docs").as_posix() not in named] == []
+
+
+def test_every_public_name_has_its_reference():
+    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    shown = tuple(f"{path}." for path in re.findall(r"^::: (\S+)", pages, re.MULTILINE))
+    public = re.findall(
+        r"^from (\S+) import (\w+)", (ROOT / "cse" / "__init__.pyi").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(public) > 100
+    assert [f"{module}.{name}" for module, name in public if not f"{module}.{name}.".startswith(shown)] == []
 
 
 def test_a_workflow_calls_what_exists():
@@ -199,3 +211,27 @@ def test_the_page_of_four_gpus_shows_what_its_script_prints():
     rows = {line[:50].strip(): line[50:].split() for line in done.stdout.splitlines()[1:]}
     assert rows["this package, in four processes"] == rows["one process"] == ["1.000", "1.000", "0.0%"]
     assert rows["FlagEmbedding, negatives_cross_device; SimCSE"] == ["0.250", "1.000", "75.0%"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["text.md", "embedder.md", "compare.md"])
+def test_a_way_in_runs_as_it_is_printed(page, tiny_bert, tmp_path, monkeypatch):
+    """Its blocks in their order, beside the files that it says you have."""
+    monkeypatch.chdir(tmp_path)
+    triplets = [
+        line.split("\t")
+        for line in (ROOT / "cse/assets/triplets-mini.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    ]
+    Path("my.txt").write_text("\n".join(row[0] for row in triplets))
+    Path("pairs.csv").write_text("question,answer\n" + "".join(f'"{a}","{b}"\n' for a, b, *_ in triplets))
+    Encoder(tiny_bert, pooler="mean").save("my-embedder")
+    blocks = re.findall(
+        r"^```(python)?\n(.*?)^```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert len(blocks) >= 2
+    for language, block in blocks:
+        if language:
+            exec(compile(block, page, "exec"), {})
+            continue
+        for line in block.splitlines():
+            assert cli.main(shlex.split(line)[1:]) == 0, line
