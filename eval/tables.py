@@ -208,18 +208,22 @@ def distillation() -> str:
 
 
 def gallery() -> str:
-    """The recipes by name: data and cost by their headers, and the effect on the average by the committed results."""
+    """Effect, data and cost of each recipe, by the committed results and its header; the largest effects first."""
     starts = {"methods": "untrained-last-template", "methods-mini": "untrained-mean"}
-    effects = []
-    for name, start in starts.items():
-        over_baseline = {row["name"]: row["difference"] or 0.0 for row in read(name)["methods"]}
-        effects.append({name: f"{value - over_baseline[start]:+.2f}" for name, value in over_baseline.items()})
-    rows = [["recipe", "data", "cost", "effect on `asset:smollm2`", "on `asset:mini`"], [":--"] * 3 + ["--:"] * 2]
-    for path in sorted((ROOT / "recipes").glob("[!_]*.yaml")):
+    effects: list[dict[str, float]] = []
+    for summary, start in starts.items():
+        over_baseline = {row["name"]: row["difference"] or 0.0 for row in read(summary)["methods"]}
+        effects.append({name: value - over_baseline[start] for name, value in over_baseline.items()})
+    rows = []
+    for path in (ROOT / "recipes").glob("[!_]*.yaml"):
         said = recipes.header(path)
-        named = f"[{path.stem}](../recipes/{path.name})"
-        rows.append([named, said["data"].partition(";")[0], said["cost"], *(e.get(path.stem, "") for e in effects)])
-    return _table(rows)
+        shown = [f"{effect[path.stem]:+.2f}" if path.stem in effect else "" for effect in effects]
+        _, _, cost = said["cost"].partition("; ")
+        data, passes = said["data"].partition(";")[0], method_table.passes(said["cost"])
+        rows.append([f"[{path.stem}](../recipes/{path.name})", *shown, data, passes, cost])
+    rows.sort(key=lambda row: (*(-float(effect or "-inf") for effect in row[1:3]), row[0]))
+    heads = ["recipe", "effect, smollm2", "effect, mini", "data", "passes per row", "cost"]
+    return _table([heads, [":--", "--:", "--:", ":--", ":--", ":--"], *rows])
 
 
 def gallery_published() -> str:
