@@ -18,7 +18,6 @@ from cse import cli
 from cse import recipe as recipes
 from cse.commands import verbs
 from cse.encoder.model import Encoder
-from cse.objectives.simcse import SimCSE
 from eval import method_table, systems
 from tests.models import save_tiny
 
