@@ -45,7 +45,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Draw what follows from a table."""
+    """What follows from a table."""
 
     best: str  # the name with the highest mean
     choice: str  # what to take: the cheapest of those that no difference from the best was shown for, the best included
@@ -204,7 +204,9 @@ def markdown(
     rows = []
     for line in table:
         values = [f"{settings[line.name][n]:.3g}" if n in settings.get(line.name, {}) else "" for n in tuned]
-        compared = [c for m in (line.to_untrained, line.to_best) for c in ((m.shown, m.verdict) if m else ("", ""))]
+        compared = list[str]()
+        for method in (line.to_untrained, line.to_best):
+            compared += [method.shown, method.verdict] if method else ["", ""]
         cost = f"{costs[line.name]:.3g}" if line.name in costs else ""
         rows.append([line.name, *values, str(line.seeds or "-"), plus_minus(line.mean, line.sd), *compared, cost])
     return Table([*heads, "minus best (95 %)", "", "s a step"], rows, ("method", "")).markdown()
