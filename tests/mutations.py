@@ -199,10 +199,8 @@ TABLE = """\
 -
 +         os.rename(scratch, target)
 +
--     except ProcessLookupError:
--         return True
-+     except ProcessLookupError:
-+         return False
+- return pid.isdecimal() and not psutil.pid_exists(int(pid))
++ return pid.isdecimal() and psutil.pid_exists(int(pid))
 -         if target.exists():
 -             _remove(old)
 +         if not target.exists():
