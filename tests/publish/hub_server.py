@@ -46,7 +46,6 @@ class Fault:
             download; `lose` does what was asked and closes without an answer.
         times: How often; None: always.
         skip: Matching requests that pass before.
-        headers: Of the answer.
         message: In the answer.
     """
 
@@ -55,7 +54,6 @@ class Fault:
     what: int | Literal["cut", "lose"]
     times: int | None = 1
     skip: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
     message: str = "made to fail"
 
     def strikes(self, method: str, path: str) -> bool:
@@ -478,7 +476,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._hang_up()
         try:
             if fault and isinstance(fault.what, int):
-                return self.answer(fault.what, {"error": fault.message}, **fault.headers)
+                return self.answer(fault.what, {"error": fault.message})
             with self.hub.lock:
                 reply = self._route(url.path)
             return self._hang_up() if self.what == "lose" else reply()
