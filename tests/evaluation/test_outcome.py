@@ -1,4 +1,4 @@
-"""The comparisons in eval/: what both sides of an outcome are given, the search that scores them, and ratios of speed."""
+"""The comparisons of outcomes and of speed in eval/: what both sides are given, and how they are scored."""
 
 import json
 import subprocess

@@ -40,6 +40,13 @@ def test_thresholds_against_every_cut(seed):
     assert found.accuracy == pytest.approx(slow(similarity, positive, accuracy))
 
 
+def test_thresholds_by_pencil():
+    # 0.9 + | 0.8 - | 0.6 + | 0.1 -: F1 is 2/3, 2/4, 4/5 at the three cuts; 3, 2 and 3 of 4 are correct
+    found = fit_thresholds(np.array([0.1, 0.9, 0.6, 0.8]), np.array([0.0, 1.0, 1.0, 0.0]))
+    assert found.f1 == pytest.approx(0.35)
+    assert found.accuracy == pytest.approx(0.85)
+
+
 def test_one_label_or_one_similarity_has_no_threshold():
     with pytest.raises(UserError, match=r"all 3 rows .* same label"):
         fit_thresholds(np.arange(3.0), np.ones(3))
