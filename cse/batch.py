@@ -6,7 +6,7 @@ S spans of a view, L tokens, D embedding size, N candidates, W processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
@@ -241,6 +241,17 @@ class Views:
         """Cut (B, V, D') into roles."""
         p = num_positives
         return cls(projected[:, 0], projected[:, 1 : 1 + p], projected[:, 1 + p :], embedding)
+
+    @property
+    def projected(self) -> Tensor:
+        """(B, V, D'), as `split` takes it."""
+        import torch
+
+        return torch.cat([self.anchor[:, None], self.positive, self.negative], 1)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Views:
+        """The views with what a function makes of the projected embeddings of each role."""
+        return Views(change(self.anchor), change(self.positive), change(self.negative), self.embedding)
 
     def require_pair(self, objective: str) -> Tensor:
         """The second text of each row (B, D'); a ValueError if the rows are not pairs."""

@@ -379,9 +379,6 @@ class Forward(nn.Module):
 
         Chen et al., 2016, "Training Deep Nets with Sublinear Memory Cost". Dropout draws the same masks both times, so
         the gradient is the same up to rounding.
-
-        Raises:
-            UserError: The encoder cannot; see `cannot_recompute`.
         """
         if reason := self.cannot_recompute():
             raise UserError(f"trainer.gradient_checkpointing: {reason}\nfix: remove trainer.gradient_checkpointing")
@@ -398,11 +395,7 @@ class Forward(nn.Module):
         return "compiled layers take rows of other lengths than the cutoff" if self._cutoff else ""
 
     def compile_layers(self, backend: str = "inductor") -> Compiled:
-        """From here on, training runs compiled layers; the numbers are the same up to rounding and dropout's draws.
-
-        Raises:
-            UserError: The encoder cannot; see `cannot_compile`.
-        """
+        """From here on, training runs compiled layers; the numbers are the same up to rounding and dropout's draws."""
         if reason := self.cannot_compile():
             raise UserError(f"trainer.compile: {reason}\nfix: remove trainer.compile")
         self.compiled = Compiled(self.backbone, longest=self.max_positions, backend=backend)

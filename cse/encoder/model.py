@@ -7,7 +7,6 @@ from typing import Literal
 
 from torch import nn
 
-from cse.encoder import widths
 from cse.encoder.adapters import Adapter, soft_prompts
 from cse.encoder.checkpoint.backbone import load_backbone, write_backbone
 from cse.encoder.checkpoint.layout import (
@@ -40,6 +39,7 @@ from cse.encoder.poolers import NEEDS_ALL_LAYERS, PoolerName, get_pooler
 from cse.encoder.prompts import check_prompts, shown
 from cse.encoder.template import mask_position
 from cse.encoder.text_encoder import TextEncoder
+from cse.encoder.vectors import check_widths
 from cse.files import atomic_dir
 
 
@@ -167,7 +167,7 @@ class Encoder(TextEncoder):
         Raises:
             UserError: The vectors do not have as many dimensions.
         """
-        widths.check([dimensions], self.dim, option="dimensions")
+        check_widths([dimensions], self.dim, option="dimensions")
         if dimensions < self.dim:
             self.post.truncate(self.hidden_size, dimensions).to(self.device)
             self.truncate_dim = dimensions

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from cse.encoder import widths
 from cse.encoder.checkpoint.layout import STATIC_NAME
 from cse.encoder.device import Precision, inference
 from cse.encoder.forward import Forward
@@ -26,7 +25,7 @@ from cse.encoder.texts import (
     tokenize,
     tokenize_with_places,
 )
-from cse.encoder.vectors import require_directions
+from cse.encoder.vectors import check_widths, require_directions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,11 +118,7 @@ class TextEncoder(Forward):
         prompt: str | None = None,
         windows: int | None = None,
     ) -> Windows:
-        """Tokenize texts: the first half of `encode`, for which the model is not needed; its arguments are the same.
-
-        Raises:
-            UserError: The encoder has no prompt of this name, or the step is out of range.
-        """
+        """Tokenize texts: the first half of `encode`, for which the model is not needed; its arguments are the same."""
         before = self.prompt_text(prompt_name, prompt)
         return Windows.whole(self.tokenize(texts, before)) if windows is None else self._windows(texts, before, windows)
 
@@ -178,7 +173,7 @@ class TextEncoder(Forward):
 
     def _width(self, dimensions: int | None) -> int:
         width = self.dim if dimensions is None else dimensions
-        widths.check([width], self.dim, option="dimensions")
+        check_widths([width], self.dim, option="dimensions")
         return width
 
     def _windows(self, texts: Sequence[str], prompt: str, step: int) -> Windows:
@@ -243,11 +238,7 @@ class TextEncoder(Forward):
         return choose_prompt(self.prompts, self.default_prompt_name, name, prompt)
 
     def prompts_by_role(self, names: Mapping[str, str | None]) -> dict[str, str]:
-        """The text before the texts of each role in training; a role that `names` omits has the default prompt.
-
-        Raises:
-            UserError: The encoder does not have a prompt of one of the names; see `Collator`.
-        """
+        """The text before the texts of each role in training; a role that `names` omits has the default prompt."""
         known, default = self.prompts, self.default_prompt_name
         found = dict.fromkeys(ROLES, choose_prompt(known, default))
         for role, name in names.items():

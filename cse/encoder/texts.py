@@ -51,9 +51,6 @@ def tokenize(
     """The token ids of each text behind a prompt, cut to `max_length` if it is given.
 
     An empty text has one padding token, so that it has a vector.
-
-    Raises:
-        UserError: `texts` is one text, or holds something else than texts.
     """
     clean = as_read(texts, prompt, lower_case=lower_case)
     if not clean:

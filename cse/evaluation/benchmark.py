@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from cse.console import progress, quiet
-from cse.encoder import widths as sizes
 from cse.encoder.device import Device
+from cse.encoder.vectors import check_widths, halves
 from cse.errors import UserError, require_positive
 from cse.evaluation import results, scoring, speed
 from cse.evaluation.encoding import Embed, embedder
@@ -195,8 +195,8 @@ def _check_variants(variants: Sequence[str]) -> None:
 def _widths(wanted: Sequence[int] | None, dim: int) -> list[int]:
     """The widths that are measured, widest first."""
     if wanted is not None:
-        sizes.check(wanted, dim, option="--widths")
-    return sorted(sizes.halves(dim)[1:] if wanted is None else wanted, reverse=True)
+        check_widths(wanted, dim, option="--widths")
+    return sorted(halves(dim)[1:] if wanted is None else wanted, reverse=True)
 
 
 def _layers(wanted: Sequence[int] | None, depth: int) -> list[int]:
@@ -206,7 +206,7 @@ def _layers(wanted: Sequence[int] | None, depth: int) -> list[int]:
     for layers in wanted or []:
         if not 1 <= layers <= depth:
             raise UserError(f"--layers has {layers}, but the model has {depth}\nfix: give integers from 1 to {depth}")
-    return sorted(sizes.halves(depth)[1:3] if wanted is None else wanted, reverse=True)
+    return sorted(halves(depth)[1:3] if wanted is None else wanted, reverse=True)
 
 
 def _read(texts: str | Path | None) -> tuple[list[str], str]:

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cse.console import quiet, say
-from cse.encoder import widths
 from cse.encoder.device import Device
-from cse.encoder.vectors import unit
+from cse.encoder.vectors import check_widths, unit
 from cse.environment import versions
 from cse.errors import UserError, require_at_least, require_package
 from cse.evaluation import results, statistic
@@ -91,7 +90,7 @@ def evaluate(
     require_kinds(quantize)
     require_at_least(2, "evaluation", folds=folds)
     if dimensions is not None:
-        widths.check(dimensions, option="--dimensions")
+        check_widths(dimensions, option="--dimensions")
     asked = parted(tasks, data)
     if out:
         check_writable(out)
@@ -107,7 +106,7 @@ def evaluate(
     encoder = model.encoder if dimensions is None and not quantize else Reduced(model.encoder)
     dim = 0 if dimensions is None else _dim(encoder)
     if dimensions is not None:
-        widths.check(dimensions, dim, option="--dimensions")
+        check_widths(dimensions, dim, option="--dimensions")
     times = {"load": clock(), **times}
     evaluators = [*([sts] if sts else []), *asked.own, *([labeled] if labeled else [])]
     answers = [run_evaluator(evaluator, encoder) for evaluator in evaluators]

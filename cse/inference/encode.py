@@ -21,13 +21,12 @@ from cse.data.reading.rows import Column, Reader
 from cse.data.reading.sources import named, open_path
 from cse.data.reading.store import mark
 from cse.distributed import own_gpu
-from cse.encoder import widths
 from cse.encoder.checkpoint.identity import origin
 from cse.encoder.device import Device, Precision, choose, resolved
 from cse.encoder.job import fill, resumable
 from cse.encoder.model import Encoder
 from cse.encoder.prompts import choose_prompt
-from cse.encoder.vectors import unit
+from cse.encoder.vectors import check_widths, unit
 from cse.errors import UserError
 from cse.files import check_writable, name_of, require_name
 from cse.inference.experts import Experts, parse
@@ -281,7 +280,7 @@ def encode_file(
     """
     check_out(out, in_shards=bool(shards))
     size = encoder.dim if dimensions is None else dimensions
-    widths.check([size], encoder.dim, option="--dimensions")
+    check_widths([size], encoder.dim, option="--dimensions")
     require_save_every(save_every)
     before = encoder.prompt_text(prompt_name, prompt)
     computed: Precision = resolved(precision, encoder.device)

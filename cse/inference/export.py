@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cse.encoder import widths
 from cse.encoder.fast.batching import token_budget_batches
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import NEEDS_ALL_LAYERS
@@ -29,6 +28,7 @@ from cse.encoder.prompts import choose_prompt
 from cse.encoder.template import around
 from cse.encoder.texts import Windows, as_read
 from cse.encoder.texts import pad as pad_rows
+from cse.encoder.vectors import check_widths
 from cse.errors import UserError, require_package
 from cse.files import atomic_dir, check_writable, read_json, write_json
 
@@ -163,7 +163,7 @@ def export(
         raise UserError(f"--out {out} exists and is not an export\nfix: give a new folder")
     encoder = checkpoint if isinstance(checkpoint, Encoder) else Encoder.load(checkpoint, pooler=pooler)
     if dimensions is not None:
-        widths.check([dimensions], encoder.dim, option="--dimensions")
+        check_widths([dimensions], encoder.dim, option="--dimensions")
         encoder.truncate(dimensions)
     encoder.float()  # onnxruntime has no bfloat16 on CPUs
     want = encoder.encode(SENTENCES)  # (n, D)

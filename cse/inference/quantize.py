@@ -35,19 +35,12 @@ BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dty
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The range of each dimension of an encoder's vectors.
+    """The range of each dimension of an encoder's vectors."""
 
-    Attributes:
-        low: (D,) the smallest values.
-        high: (D,) the largest values.
-        texts: Number of texts on which they were measured.
-        made_from: What else they depend on, as JSON: the hash of the model, its prompt, and whether vectors were scaled
-            to length 1.
-    """
-
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
-    texts: int
+    low: NDArray[np.float32]  # (D,) the smallest values
+    high: NDArray[np.float32]  # (D,) the largest values
+    texts: int  # number of texts on which they were measured
+    # what else they depend on, as JSON: the hash of the model, its prompt, and whether vectors were scaled to length 1
     made_from: Mapping[str, Any]
 
     @property
@@ -57,11 +50,7 @@ class Calibration:
 
     @classmethod
     def of(cls, vectors: NDArray[np.floating], made_from: Mapping[str, Any] | None = None) -> Calibration:
-        """Measure the first `ROWS` of vectors (n, D).
-
-        Raises:
-            UserError: There are fewer than two.
-        """
+        """Measure the first `ROWS` of vectors (n, D)."""
         some = np.asarray(vectors[:ROWS], dtype=np.float32)
         _require_finite(some)
         if len(some) < 2:
@@ -73,11 +62,7 @@ class Calibration:
 
     @classmethod
     def read(cls, path: str | Path) -> Calibration:
-        """Read a file that `write` wrote.
-
-        Raises:
-            UserError: The file cannot be read.
-        """
+        """Read a file that `write` wrote."""
         try:
             found = read_json(Path(path))
             low, high = (np.array(found[name], dtype=np.float32) for name in ("low", "high"))
@@ -260,15 +245,10 @@ def _ranges(size: int, kind: Kind, calibration: Calibration | None) -> NDArray[n
 
 
 class Nearest(NamedTuple):
-    """The nearest rows of each query.
+    """The nearest rows of each query."""
 
-    Attributes:
-        rows: (m, k) numbers of rows, the nearest first.
-        scores: (m, k) inner products of the query with these rows.
-    """
-
-    rows: NDArray[np.int64]
-    scores: NDArray[np.float32]
+    rows: NDArray[np.int64]  # (m, k) numbers of rows, the nearest first
+    scores: NDArray[np.float32]  # (m, k) inner products of the query with these rows
 
 
 def nearest(

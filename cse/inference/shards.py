@@ -77,9 +77,6 @@ def launched(*, torchrun: bool = True) -> tuple[int, int]:
     They are those of torchrun (RANK of WORLD_SIZE), or else of srun (SLURM_PROCID of SLURM_NTASKS), multiplied by the
     tasks of an array job of SLURM (SLURM_ARRAY_TASK_ID, whatever it begins with, of SLURM_ARRAY_TASK_COUNT). Without
     `torchrun`, the processes of one torchrun count as one.
-
-    Raises:
-        UserError: The environment is that of a launcher, and its numbers do not fit together.
     """
     steps = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("SLURM_PROCID", "SLURM_NTASKS"))
     rank, size = next((_pair(*names) for names in steps if all(name in os.environ for name in names)), (0, 1))

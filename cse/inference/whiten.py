@@ -120,9 +120,6 @@ def whiten(
     """Append what a method fits on the texts, and scaling to unit length, to the encoder, which is changed.
 
     The arguments are those of `whiten_checkpoint`. The texts must not be a set that the encoder is scored on.
-
-    Raises:
-        UserError: The method does not exist or cannot be fitted, or an option is that of another method.
     """
     require_method(method, k, components)
     if method == "clip":

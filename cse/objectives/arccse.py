@@ -63,7 +63,7 @@ class ArcCSE(Objective):
                 "objective.triplet_weight to 0"
             )
         batch.require_even("ArcCSE")
-        z, positive, near, far = torch.cat([views.anchor[:, None], views.positive, views.negative], 1).unbind(1)
+        z, positive, near, far = views.projected.unbind(1)
         pair = Views(z, positive[:, None], views.negative[:, :0], views.embedding)
         arc = self.arc(pair, replace(batch.with_views([0, 1]), num_positives=1))
         order = self.order(z, near, far, batch.weight)

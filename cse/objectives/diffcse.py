@@ -84,7 +84,7 @@ class DiffCSE(Objective):
         )
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
+        rows = views.projected  # (B, V, D')
         projected = of_present(partial(in_float32, self.projector), rows, batch.view_mask)  # (B, V, H)
         pairs = Views.split(projected, views.embedding, batch.num_positives)
         contrastive = info_nce(pairs, batch, self.temperature)

@@ -62,10 +62,7 @@ class InfoLOOB(Objective):
         if self.hopfield_beta is None:
             return views
         memory, beta = normalize(views.anchor), self.hopfield_beta  # (B, D')
-        anchor, positive, negative = (
-            _retrieve(x, memory, beta) for x in (views.anchor, views.positive, views.negative)
-        )
-        return Views(anchor, positive, negative, views.embedding)
+        return views.mapped(lambda queries: _retrieve(queries, memory, beta))
 
 
 def _retrieve(query: Tensor, memory: Tensor, beta: float) -> Tensor:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from cse.batch import Batch, LossOutput, Views
-from cse.encoder import widths
 from cse.encoder.model import Encoder
+from cse.encoder.vectors import check_widths, halves
 from cse.errors import UserError, require_at_least
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.functional import normalize
@@ -50,7 +50,7 @@ class Matryoshka(Wrapper):
         super().__init__(term)
         require_at_least(1, "objective", dimensions_per_step=dimensions_per_step)
         if dimensions is not None:
-            widths.check(dimensions, option="objective.dimensions")
+            check_widths(dimensions, option="objective.dimensions")
         if weights is not None:
             require_at_least(0, "objective", **{f"weights[{i}]": weight for i, weight in enumerate(weights)})
         self.term, self.dimensions, self.weights = term, dimensions, weights
@@ -59,8 +59,8 @@ class Matryoshka(Wrapper):
 
     def setup(self, encoder: Encoder) -> None:
         self.check_exported(encoder, "trains the dimensions")
-        self.dimensions = widths.halves(encoder.dim) if self.dimensions is None else self.dimensions
-        widths.check(self.dimensions, encoder.dim, option="objective.dimensions")
+        self.dimensions = halves(encoder.dim) if self.dimensions is None else self.dimensions
+        check_widths(self.dimensions, encoder.dim, option="objective.dimensions")
         self._check_weights()
         super().setup(encoder)
 
@@ -84,10 +84,7 @@ class Matryoshka(Wrapper):
 
 def first_dimensions(views: Views, width: int) -> Views:
     """The views with their projected vectors cut to `width` dimensions and scaled to unit length."""
-    anchor, positive, negative = (
-        normalize(part[..., :width]) for part in (views.anchor, views.positive, views.negative)
-    )
-    return Views(anchor, positive, negative, views.embedding)
+    return views.mapped(lambda part: normalize(part[..., :width]))
 
 
 def draw(count: int, some: int | None, generator: torch.Generator | None) -> Sequence[int]:

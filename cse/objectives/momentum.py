@@ -110,8 +110,9 @@ class Momentum(Objective):
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         if not views.positive.shape[1]:
             raise ValueError(ONE_VIEW)
-        projected = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
-        own = self.projection(projected)  # (B, V, D'), before the keys: autocast keeps the weights that it converts
+        own = self.projection(
+            views.projected
+        )  # (B, V, D'), before the keys: autocast keeps the weights that it converts
         if self.candidates == "views":
             candidate, pushed = own, self._keys(batch.with_views([0]), ctx)[:, 0]
         else:

@@ -45,8 +45,8 @@ class OfViews(Wrapper):
         first, *others = self.views
         positives = [view for view in others if view <= batch.num_positives]
         chosen = [first, *positives, *(view for view in others if view > batch.num_positives)]
-        projected = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
-        cut, whole = (torch.stack([v[:, view] for view in chosen], 1) for v in (projected, views.embedding))
+        every = (views.projected, views.embedding)  # (B, V, D'), (B, V, D)
+        cut, whole = (torch.stack([v[:, view] for view in chosen], 1) for v in every)
         part = Views.split(cut, whole, len(positives))
         rows = replace(batch.with_views(chosen), num_positives=len(positives))
         if batch.relevance is not None:  # of positives to view 0

@@ -52,10 +52,7 @@ class Quantized(Wrapper):
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         whole = self.term(views, batch, ctx)
-        anchor, positive, negative = (
-            self._rounded(normalize(part)) for part in (views.anchor, views.positive, views.negative)
-        )
-        rounded = self.term(Views(anchor, positive, negative, views.embedding), batch, ctx)
+        rounded = self.term(views.mapped(lambda z: self._rounded(normalize(z))), batch, ctx)
         metrics = {"loss_whole": whole.loss.detach(), f"loss_{self.kind}": rounded.loss.detach()}
         return LossOutput(whole.loss + self.weight * rounded.loss, metrics | dict(whole.metrics))
 

@@ -70,7 +70,7 @@ class WhitenedCSE(Objective):
         self.head = Dense(encoder.dim, encoder.dim)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D)
+        rows = views.projected  # (B, V, D)
         projected = self.head(self._whiten(rows, ctx.generator, batch.view_mask))  # (B, V, D)
         each = _each_positive(views)  # P of (N,)
 

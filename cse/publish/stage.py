@@ -25,15 +25,15 @@ def stage(checkpoint: Path, folder: Path, dimensions: int | None = None) -> None
     dimensions, which quantized vectors need, are copied if they are those of the published vectors. With `dimensions`,
     only the first ones are kept; see `Encoder.truncate`.
     """
-    from cse.encoder import widths
     from cse.encoder.model import Encoder
+    from cse.encoder.vectors import check_widths
     from cse.inference.quantize import FILE, Calibration
 
     require_checkpoint(checkpoint)
     check_sums(checkpoint)
     encoder = Encoder.load(str(checkpoint))
     if dimensions is not None:
-        widths.check([dimensions], encoder.dim, option="--dimensions")
+        check_widths([dimensions], encoder.dim, option="--dimensions")
         encoder.truncate(dimensions)
     encoder.save(folder, whole=True, with_code=True)
     if (checkpoint / FILE).is_file() and len(Calibration.read(checkpoint / FILE).low) == encoder.dim:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from cse.encoder.kinds import SavedAs
-from cse.errors import UserError, require_at_least, require_positive, require_within
+from cse.errors import Count, NotNegative, Positive, UserError, require_ranges, require_within
 
 FORMER = {  # options that have another name now
     "compare_initial": "use initial_weights: compare for always, ignore for never",
@@ -81,48 +81,39 @@ class Settings:
         UserError: A value is out of range.
     """
 
-    batch_size: int = 64
-    max_steps: int | None = None
-    epochs: float = 1.0
-    cap_steps: int | None = None
+    batch_size: Count = 64
+    max_steps: Count | None = None
+    epochs: Annotated[float, "in (0, 1000000]"] = 1.0  # the steps are counted before the first one
+    cap_steps: Count | None = None
     optimizer: Literal["adamw", "adamw8bit", "adafactor", "muon"] = "adamw"
-    learning_rate: float = 3e-5
-    head_learning_rate: float | None = None
-    layer_decay: float = 1.0
-    weight_decay: float = 0.0
-    warmup_steps: int = 0
+    learning_rate: Positive = 3e-5
+    head_learning_rate: Positive | None = None
+    layer_decay: Annotated[float, "in (0, 1]"] = 1.0
+    weight_decay: NotNegative = 0.0
+    warmup_steps: Annotated[int, ">= 0"] = 0
     schedule: Literal["linear", "cosine", "constant", "wsd"] = "linear"
-    decay_share: float = 0.1
-    clip: float = 1.0
-    accumulation: int = 1
-    chunk_size: int | None = None
-    chunk_tokens: int | None = None
+    decay_share: Annotated[float, "in (0, 1]"] = 0.1
+    clip: Positive = 1.0
+    accumulation: Count = 1
+    chunk_size: Count | None = None
+    chunk_tokens: Count | None = None
     gradient_checkpointing: bool = False
     compile: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16", "tf32"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    timeout: float = 1800.0
-    eval_every: int | None = 125
-    save_every: int | None = None
-    early_stopping: int | None = None
-    workers: int = 0
+    timeout: Positive = 1800.0
+    eval_every: Count | None = 125
+    save_every: Count | None = None
+    early_stopping: Count | None = None
+    workers: Annotated[int, "in [0, 128]"] = 0  # each is a process of this machine
     trackers: Sequence[str] = ()
     initial_weights: Literal["auto", "ignore", "compare", "mean"] | float = "auto"
     save_precision: SavedAs = "fp32"
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        require_at_least(1, "trainer", batch_size=self.batch_size, accumulation=self.accumulation)
-        require_at_least(1, "trainer", eval_every=self.eval_every, max_steps=self.max_steps, cap_steps=self.cap_steps)
-        require_at_least(1, "trainer", chunk_size=self.chunk_size, chunk_tokens=self.chunk_tokens)
-        require_at_least(1, "trainer", early_stopping=self.early_stopping, save_every=self.save_every)
-        require_at_least(0, "trainer", warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
-        require_within("[0, 128]", "trainer", workers=self.workers)  # each is a process of this machine
-        require_within("(0, 1000000]", "trainer", epochs=self.epochs)  # the steps are counted before the first one
-        require_within("(0, 1]", "trainer", layer_decay=self.layer_decay, decay_share=self.decay_share)
-        require_positive("trainer", learning_rate=self.learning_rate, clip=self.clip, timeout=self.timeout)
-        require_positive("trainer", head_learning_rate=self.head_learning_rate)
+        require_ranges("trainer", self)
         require_within("[0, 1]", "trainer", initial_weights=self.merged_share)
         self.trackers = tuple(self.trackers)
         if self.chunk_size is not None and self.chunk_tokens is not None:

@@ -259,11 +259,7 @@ def _judge(
 
 
 def _numbers(judge: Judge, rows: Texts, width: int) -> NDArray[np.float32]:
-    """(n, C) the numbers of rows; NaN where a row lacks a text.
-
-    Raises:
-        UserError: The model gives a number that is not finite.
-    """
+    """(n, C) the numbers of rows; NaN where a row lacks a text."""
     found = np.full((len(rows), width), np.nan, dtype=np.float32)
     for row, numbers in zip(found, judge(rows), strict=True):
         if not np.isfinite(numbers).all():

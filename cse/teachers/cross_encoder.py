@@ -16,11 +16,7 @@ def is_cross_encoder(folder: Path) -> bool:
 
 
 def load_cross_encoder(name: str, folder: Path, *, option: str, fix: str) -> Any:
-    """The cross-encoder in a folder, of which `option` gave the name.
-
-    Raises:
-        UserError: The model cannot be loaded, or has no trained head; `fix` says what to give instead.
-    """
+    """The cross-encoder in a folder, of which `option` gave the name."""
     try:
         kinds = _architectures(folder)
     except (OSError, ValueError, AttributeError) as error:

@@ -247,11 +247,7 @@ class RunFiles(Callback):
         self.lock = FileLock(folder / ".lock")
 
     def on_start(self, run: Run) -> None:
-        """Lock the folder, and write the files at the start of a new run.
-
-        Raises:
-            UserError: Another process is training in the folder.
-        """
+        """Lock the folder, and write the files at the start of a new run."""
         run.folder.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire(timeout=0)

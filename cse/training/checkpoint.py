@@ -62,11 +62,7 @@ class States:
             self.wait()
 
     def wait(self) -> None:
-        """Wait until the last state is written.
-
-        Raises:
-            OSError: The folder could not be written.
-        """
+        """Wait until the last state is written."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -249,11 +245,7 @@ class MetricsLog:
         self.path = path
 
     def cut(self, size: int) -> None:
-        """Drop everything after the first `size` bytes.
-
-        Raises:
-            UserError: There are fewer.
-        """
+        """Drop everything after the first `size` bytes."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         length = self.path.stat().st_size if self.path.exists() else 0
         if length < size:

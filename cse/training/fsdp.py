@@ -76,9 +76,6 @@ def prepare(
 
     Every process must run every layer as often as the others, which wait for it there. So all rows are encoded in one
     pass, and not in sub-batches by length, which each process would cut in its own way.
-
-    Raises:
-        UserError: A weight is a single number.
     """
     state: Any = accelerator.state
     state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, settings  # Accelerate does so on GPUs only
@@ -141,11 +138,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def save(state: Path, learner: Learner, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, str]:
-    """Write the shares of all processes, which call this together; returns the sha256 of every file by its name.
-
-    Raises:
-        UserError: A process cannot write; all processes raise it.
-    """
+    """Write the shares of all processes, which call this together; returns the sha256 of every file by its name."""
     from torch.distributed.checkpoint.filesystem import FileSystemWriter  # half a second, which few runs need
     from torch.distributed.checkpoint.state_dict_saver import save as write
 
@@ -165,9 +158,6 @@ def load(state: Path, learner: Learner, optimizers: Sequence[torch.optim.Optimiz
     """Read this process's shares into weights and optimizers that took no step; all processes call this together.
 
     `sums` is what `save` returned.
-
-    Raises:
-        UserError: A file is damaged, or the state belongs to other weights; all processes raise it.
     """
     from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict_loader import load as read

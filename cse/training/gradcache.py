@@ -22,15 +22,10 @@ from cse.training.learner import Encoded, Learner
 
 
 class Chunk(NamedTuple):
-    """Texts that are encoded together.
+    """Texts that are encoded together."""
 
-    Attributes:
-        batch: The texts, as rows of a batch.
-        texts: (n,) their places among the b V texts of the batch, row by row.
-    """
-
-    batch: Batch
-    texts: Tensor
+    batch: Batch  # the texts, as rows of a batch
+    texts: Tensor  # (n,) their places among the b V texts of the batch, row by row
 
 
 def backward(

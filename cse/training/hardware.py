@@ -90,11 +90,7 @@ def _missing_compiler(device: str) -> str:
 
 
 def require_machine(settings: Settings) -> None:
-    """Check that this machine can satisfy the settings.
-
-    Raises:
-        UserError: The machine cannot. The message names all problems.
-    """
+    """Check that this machine can satisfy the settings."""
     if found := list(problems(settings)):
         raise UserError("\n".join(found))
 
@@ -119,9 +115,6 @@ def accelerator(
     starts the process group, and the number of processes is part of the other checks. Trackers that write files write
     to trackers/ in the run's folder. If a run has `several` objectives, a step takes one: weights of the others then
     have no gradient in that step, on one process or many, and the optimizer leaves them as they are.
-
-    Raises:
-        UserError: A config of Accelerate asks for another engine.
     """
     device = available(settings.device)
     require_engine(settings)
@@ -150,11 +143,7 @@ def accelerator(
 
 @contextmanager
 def one_order(settings: Settings) -> Iterator[None]:
-    """Within, operations whose order of sums is free have one order, if `trainer.deterministic` asks for it.
-
-    Raises:
-        UserError: An operation has no such order on this device.
-    """
+    """Within, operations whose order of sums is free have one order, if `trainer.deterministic` asks for it."""
     if not settings.deterministic:
         yield
         return
@@ -177,11 +166,7 @@ def one_order(settings: Settings) -> Iterator[None]:
 
 
 def require_gpus(device: str) -> None:
-    """Check that each process of this machine can have a GPU of its own, and that they can exchange vectors.
-
-    Raises:
-        UserError: There are fewer GPUs.
-    """
+    """Check that each process of this machine can have a GPU of its own, and that they can exchange vectors."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device == "cuda" and (gpus := torch.cuda.device_count()) < processes:
         raise UserError(
@@ -196,11 +181,7 @@ def require_gpus(device: str) -> None:
 
 
 def require_engine(settings: Settings) -> None:
-    """Check that the environment, which `accelerate launch` fills from its config, asks for what the settings ask for.
-
-    Raises:
-        UserError: The environment asks for DeepSpeed, Megatron-LM, or FSDP without `trainer.parallel: fsdp`.
-    """
+    """Check that the environment, which `accelerate launch` fills, asks for what the settings ask for."""
     for name, variable in ENGINES.items():
         if os.environ.get(variable, "").lower() in {"1", "true"} and (name != "FSDP" or settings.parallel != "fsdp"):
             raise UserError(

@@ -179,23 +179,14 @@ def _parts(run: Run, before: Scored) -> dict[str, list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """The teacher or the student.
+    """The teacher or the student."""
 
-    Attributes:
-        name: The checkpoint.
-        dev: The score by which the run selects; None without an evaluator.
-        megabytes: The size of the weights in float32.
-        layers: N.
-        dimensions: D.
-        sentences_per_s: The speed of `encode` in float32.
-    """
-
-    name: str
-    dev: float | None
-    megabytes: float
-    layers: int
-    dimensions: int
-    sentences_per_s: float
+    name: str  # the checkpoint
+    dev: float | None  # the score by which the run selects; None without an evaluator
+    megabytes: float  # the size of the weights in float32
+    layers: int  # N
+    dimensions: int  # D
+    sentences_per_s: float  # the speed of `encode` in float32
 
     def __str__(self) -> str:
         score = "" if self.dev is None else f"dev {self.dev:.2f}   "

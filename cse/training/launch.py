@@ -117,11 +117,7 @@ def _wait_for(parent: int) -> None:
 
 
 def common_start() -> str:
-    """The time at which the command was started, the same in all of its processes, to name a folder by.
-
-    Raises:
-        UserError: Another launcher started several processes, which have no time in common.
-    """
+    """The time at which the command was started, the same in all of its processes, to name a folder by."""
     if STARTED not in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         what = "--run-dir is not given, and processes that were started together need one folder"
         raise UserError(f"{what}\nfix: give --run-dir, or start them with --processes")

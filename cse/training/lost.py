@@ -23,11 +23,7 @@ FIX = "read the messages of the other processes, and continue with cse train --r
 
 @contextmanager
 def explained(run: Run) -> Iterator[None]:
-    """Turn an exchange between processes that breaks off or takes too long into a message for the user.
-
-    Raises:
-        UserError: Another process died or did not come in time.
-    """
+    """Turn an exchange between processes that breaks off or takes too long into a message for the user."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
         with watched(run, MARGIN * run.settings.timeout) if several else nullcontext():

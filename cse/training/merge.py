@@ -48,11 +48,7 @@ class FinalWeights(nn.Module):
         self.initial = nn.ParameterList(nn.Parameter(w.detach().clone(), requires_grad=False) for w in weights)
 
     def check(self, encoder: Encoder) -> None:
-        """Raise unless the mean is that of the encoder's initial weights; called when a run begins.
-
-        Raises:
-            UserError: The encoder's LoRA has been trained before.
-        """
+        """Raise unless the mean is that of the encoder's initial weights; called when a run begins."""
         moved = (bool(weight.any()) for name, weight in encoder.named_parameters() if ".lora_B" in name)
         if self.averages and any(moved):
             raise UserError(

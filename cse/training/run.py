@@ -18,81 +18,49 @@ from cse.recipe.settings import Settings
 
 @dataclass(slots=True)
 class Progress:
-    """The progress of a run.
+    """The progress of a run."""
 
-    Attributes:
-        step: Optimizer steps taken.
-        best: The best dev score so far.
-        best_step: The step of the best score.
-        first: The dev score before training.
-        seconds: Time spent on training and evaluation, without interruptions.
-        eval_every: Steps between evaluations, where the run chose them.
-        log_bytes: Length of metrics.jsonl, which is cut back to it when the run resumes.
-        finished: Whether the run is complete.
-    """
-
-    step: int = 0
-    best: float | None = None
-    best_step: int | None = None
-    first: float | None = None
-    seconds: float = 0.0
-    eval_every: int | None = None
-    log_bytes: int = 0
-    finished: bool = False
+    step: int = 0  # optimizer steps taken
+    best: float | None = None  # the best dev score so far
+    best_step: int | None = None  # the step of the best score
+    first: float | None = None  # the dev score before training
+    seconds: float = 0.0  # time spent on training and evaluation, without interruptions
+    eval_every: int | None = None  # steps between evaluations, where the run chose them
+    log_bytes: int = 0  # length of metrics.jsonl, which is cut back to it when the run resumes
+    finished: bool = False  # whether the run is complete
 
 
 @dataclass(slots=True)
 class Run:
-    """Everything about one run.
+    """Everything about one run."""
 
-    Attributes:
-        name: The recipe's name.
-        folder: The folder that the run writes to.
-        seed: The seed of everything random.
-        data: The rows to train on.
-        collator: Makes batches of rows.
-        encoder: The encoder to train.
-        objective: The training loss.
-        evaluator: Scores the encoder, to select the best checkpoint. None: the last one counts as the best.
-        settings: The trainer's settings.
-        recipe: The resolved recipe, which all processes must have in common.
-        sampler: Chooses which rows share a batch. None: a random order.
-        source: Gives the rows where they change during training, such as rows with mined negatives.
-        callbacks: Watchers of the run.
-        progress: The progress of the run.
-        max_steps: Optimizer steps of the whole run; set by the trainer, as are the following.
-        findings: What the evaluator found at the last evaluation, with the arrays of its scores.
-        scoring: When the encoder is scored, and why, where the run chose that.
-        truncated: Distinct texts that are longer than `collator.max_length`.
-        hardware: Device, number of processes and precision.
-        interrupted: The number of the signal that stopped the run before its end, such as that of Ctrl-C; 0 for none.
-        ended: Whether a callback has ended the run, as if the last evaluation were that of its last step.
-        head: The masked-LM head that is saved with the backbone, of a run that trains no sentence vectors.
-        share: The share of the steps that a source of a mixture is asked to have.
-        by_source: The run of each source of a mixture; filled and read by `cse.training.sources`.
-    """
-
-    name: str
-    folder: Path
-    seed: int
-    data: Dataset
-    collator: Collator
-    encoder: Encoder
-    objective: Objective
+    name: str  # the recipe's name
+    folder: Path  # the folder that the run writes to
+    seed: int  # the seed of everything random
+    data: Dataset  # the rows to train on
+    collator: Collator  # makes batches of rows
+    encoder: Encoder  # the encoder to train
+    objective: Objective  # the training loss
+    # scores the encoder, to select the best checkpoint. None: the last one counts as the best
     evaluator: Evaluator | None
-    settings: Settings
-    recipe: str = ""
-    sampler: Sampler | None = None
+    settings: Settings  # the trainer's settings
+    recipe: str = ""  # the resolved recipe, which all processes must have in common
+    sampler: Sampler | None = None  # chooses which rows share a batch. None: a random order
+    # gives the rows where they change during training, such as rows with mined negatives
     source: RowSource = field(default_factory=FixedRows)
-    callbacks: Sequence[Callback] = ()
-    progress: Progress = field(default_factory=Progress)
-    max_steps: int = 0
+    callbacks: Sequence[Callback] = ()  # watchers of the run
+    progress: Progress = field(default_factory=Progress)  # the progress of the run
+    max_steps: int = 0  # optimizer steps of the whole run; set by the trainer, as are the following
+    # what the evaluator found at the last evaluation, with the arrays of its scores
     findings: Sequence[EvalResult] = ()
-    scoring: str = ""
-    truncated: int = 0
-    hardware: str = ""
+    scoring: str = ""  # when the encoder is scored, and why, where the run chose that
+    truncated: int = 0  # distinct texts that are longer than `collator.max_length`
+    hardware: str = ""  # device, number of processes and precision
+    # the number of the signal that stopped the run before its end, such as that of Ctrl-C; 0 for none
     interrupted: int = 0
-    ended: bool = False
+    ended: bool = False  # whether a callback has ended the run, as if the last evaluation were that of its last step
+    # the masked-LM head that is saved with the backbone, of a run that trains no sentence vectors
     head: nn.Module | None = None
-    share: float = 1.0
+    share: float = 1.0  # the share of the steps that a source of a mixture is asked to have
+    # the run of each source of a mixture; filled and read by `cse.training.sources`
     by_source: dict[str, Run] = field(default_factory=dict, init=False)

@@ -57,11 +57,7 @@ def _alone(run: Run, source: Source) -> Run:
 
 
 def steps(run: Run) -> Steps:
-    """The rows of every step of a run.
-
-    Raises:
-        UserError: A sampler finds no batches. The message names all sources of which this is true.
-    """
+    """The rows of every step of a run."""
     settings, each = run.settings, for_each(run, _steps_of)
     if not isinstance(run.data, Mixture):
         return each[""]

@@ -6,10 +6,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from cse.encoder import widths
 from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.heads import Dense, Normalize, Truncate
 from cse.encoder.model import Encoder
+from cse.encoder.vectors import check_widths, halves
 from cse.errors import UserError
 from cse.inference.whiten import whiten
 from tests.encoder.helpers import loads_everywhere
@@ -107,7 +107,7 @@ def test_bad_widths(encoder):
     ("dim", "want"), [(256, [256, 128, 64, 32]), (576, [576, 288, 144, 72]), (5, [5, 2, 1]), (1, [1])]
 )
 def test_halves_by_pencil(dim, want):
-    assert widths.halves(dim) == want
+    assert halves(dim) == want
 
 
 @pytest.mark.parametrize(
@@ -123,5 +123,5 @@ def test_halves_by_pencil(dim, want):
 )
 def test_bad_widths_are_named(dimensions, said):
     with pytest.raises(UserError, match=said):
-        widths.check(dimensions, 16, option="objective.dimensions")
-    widths.check([16, 1], 16, option="objective.dimensions")
+        check_widths(dimensions, 16, option="objective.dimensions")
+    check_widths([16, 1], 16, option="objective.dimensions")

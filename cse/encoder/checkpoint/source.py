@@ -107,11 +107,7 @@ def fetch(source: str, revision: str | None = None, *, option: str = "model", we
 
 
 def max_positions(config: Mapping[str, Any]) -> int:
-    """The most tokens that a backbone of this config.json can tell apart by position.
-
-    Raises:
-        ValueError: There are none.
-    """
+    """The most tokens that a backbone of this config.json can tell apart by position."""
     positions = int(config.get("max_position_embeddings") or config.get("n_positions") or UNLIMITED)
     if positions <= first_position(config):
         raise ValueError(f"max_position_embeddings in its config.json is {positions}")

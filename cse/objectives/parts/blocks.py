@@ -54,11 +54,7 @@ def by_rows(loss: Callable[..., T], sides: tuple[Tensor, ...], columns: int, sha
 
 
 def require_whole(rows: int, columns: int, like: Tensor) -> None:
-    """Refuse a matrix (rows, columns) that is needed whole, if it is too large for that.
-
-    Raises:
-        ValueError: The matrix has more than `WHOLE_BYTES`.
-    """
+    """Refuse a matrix (rows, columns) that is needed whole, if it is too large for that."""
     size = rows * _row_bytes(columns, like)
     if size > WHOLE_BYTES:
         raise ValueError(

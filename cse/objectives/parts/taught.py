@@ -22,7 +22,7 @@ def student_scores(views: Views, batch: Batch, similarity: Similarity, objective
         ValueError: Rows have one view, or unequal numbers of hard negatives, which a teacher's columns cannot have.
     """
     batch.require_even(objective)
-    rows = torch.cat([views.anchor[:, None], views.positive, views.negative], 1)  # (B, V, D')
+    rows = views.projected  # (B, V, D')
     if rows.shape[1] < 2:
         raise ValueError(f"{objective} compares the texts of a row; this batch has one in each")
     with torch.autocast(rows.device.type, enabled=False):
