@@ -73,7 +73,7 @@ def _require_no_dash(parser: argparse.ArgumentParser, words: list[str]) -> None:
     """Refuse a value that would be read as an option; a number is none, and a text with spaces neither."""
     before = ""
     for word in takewhile(lambda word: word not in {"--", "--then"}, words):
-        if re.fullmatch(r"-[^-\d\s]\S+", word):
+        if re.fullmatch(r"-(?!(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$)[^-\s]\S+", word):
             fix = f"{before}={word}" if before.startswith("--") and "=" not in before else f"./{word}"
             parser.exit(2, f"cse: {word!r} begins with a dash, as an option does\nfix: write {fix}\n")
         before = word

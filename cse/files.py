@@ -159,9 +159,10 @@ def misfit(value: Any, shape: Any, where: str = "the file") -> str:
 
     Args:
         value: The value.
-        shape: `str`, `float` for a finite number, `int` for one that is whole and not negative, None; a tuple of shapes
-            of which one fits, `()` for nothing; a list of the shape of all of its items, or of each of two; or a
-            mapping by key, where `?` ends a key that may be missing, `*` is any other key, and other keys are free.
+        shape: `str`, `bool`, `float` for a finite number, `int` for one that is whole and not negative, None; a tuple
+            of shapes of which one fits, `()` for nothing; a list of the shape of all of its items, or of each of two;
+            or a mapping by key, where `?` ends a key that may be missing, `*` is any other key, and other keys are
+            free.
         where: The name of the value in the message.
     """
     if isinstance(shape, tuple):
@@ -179,7 +180,8 @@ def misfit(value: Any, shape: Any, where: str = "the file") -> str:
         if not isinstance(value, list) or len(shape) not in {1, len(value)}:
             return f"{where} is not a list, or has another length"
         return next(filter(None, (misfit(v, s, where) for v, s in zip(value, cycle(shape), strict=False))), "")
-    good = isinstance(value, (int, float) if shape is float else shape or NoneType) and not isinstance(value, bool)
+    good = isinstance(value, (int, float) if shape is float else shape or NoneType)
+    good &= shape is bool or not isinstance(value, bool)
     if good and isinstance(value, int | float):
         good = abs(value) < LARGEST and (shape is float or value >= 0)
     return "" if good else f"{where} is {str(value)[:40]!r}"
@@ -220,7 +222,7 @@ def require_regular(path: Path, what: str) -> None:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UserError(
             f"{what} is {path}, which is a pipe, a socket or a device\n"
-            f"fix: give a regular file; what a pipe gives can be kept in one: cat {path} > FILE"
+            f"fix: give a regular file{f': cat {path} > FILE' if path.is_fifo() else ''}"
         )
 
 

@@ -102,6 +102,8 @@ BAD = {  # a command line -> what the error names
     "eval report file": "file",
     "eval report absent": "absent",
     "eval report folder --out file": "file",
+    "eval report curve --baseline nonesuch": "curve has no results.json",
+    "data show /dev/zero": "data.path is /dev/zero, which is a pipe, a socket or a device",
     "push file me/name --dry-run": "file",
     "push folder me/name --dry-run": "folder",
     "push ck name-with:colon --dry-run": "name-with:colon",
@@ -112,6 +114,7 @@ BAD = {  # a command line -> what the error names
     "search simcse-unsup --data texts.txt --dev nonsense --budget 1m": "'nonsense'",
     "search simcse-unsup --data texts.txt --dev sts-mini-dev --budget 1m --run-dir file": "--run-dir file",
     "search --resume absent": "absent",
+    "search --data texts.txt --budget -1m": "'-1m' begins with a dash",
     "search --resume absent --data texts.txt": "takes no options",
     "search simcse-unsup --encoder CK": "needs data",
     "search --data pairs.jsonl": "no recipe fits pairs.jsonl",
@@ -328,6 +331,8 @@ def place(tiny_bert, tmp_path_factory):
     scores |= {"average": {"requested": "sts", "value": 70.0, "metric": "spearman"}}
     (folder / "scored.json").write_text(json.dumps(scores))
     (folder / "numbers.json").write_text('{"schema": 2, "tasks": {"STS12": 3}, "average": 4}')
+    (folder / "curve").mkdir()
+    (folder / "curve" / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     (folder / "nulls").mkdir()
     (folder / "nulls" / "search.json").write_text("null")
     (folder / "broken.txt").symlink_to("nowhere.txt")

@@ -187,6 +187,8 @@ for _each in (Loader, _Dumper):  # as YAML 1.2 has it, and every other language
     _each.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
     )
+for _tag in ("binary", "omap", "pairs", "set", "timestamp"):  # which no option takes
+    Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", Loader.construct_undefined)  # type: ignore[type-var]
 _OLD = ("tag:yaml.org,2002:str", re.compile(r"[-+]?0[\d_]+$|[-+]?\d[\d_]*:\d|\d{4}-\d"))  # numbers of YAML 1.1 alone
 Loader.yaml_implicit_resolvers = {key: [_OLD, *each] for key, each in Loader.yaml_implicit_resolvers.items()}
 

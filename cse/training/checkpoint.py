@@ -27,7 +27,7 @@ from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.kinds import SavedAs
 from cse.encoder.language_models import save_backbone
 from cse.errors import UserError
-from cse.files import atomic_dir, read_sealed, recover, sha256_file, write_sealed
+from cse.files import atomic_dir, misfit, read_sealed, recover, sha256_file, write_sealed
 from cse.objectives.masked_lm import MaskedLM, MaskedLMHead
 from cse.training import fsdp
 from cse.training.learner import Learner
@@ -35,6 +35,14 @@ from cse.training.run import Progress, Run
 from cse.training.sources import similarities, sources
 
 TENSORS, ABOUT = "state.pt", "state.json"
+SHAPE = {  # of state.json, for `misfit`
+    "progress": {
+        **{"step?": int, "seconds?": float, "log_bytes?": int, "finished?": bool, "*": ()},
+        **{"best?": (float, None), "first?": (float, None), "best_step?": (int, None), "eval_every?": (int, None)},
+    },
+    "made_from": {"recipe?": str, "rows?": {"*": {"rows": int, "sha256": str}}, "start?": str},
+    "sha256": str,
+}
 
 
 class States:
@@ -140,20 +148,21 @@ def load_progress(folder: Path, made_from: Mapping[str, Any] | None = None) -> P
             f"--resume {run}: {about_path} does not exist, so there is no saved state to resume from\n"
             "fix: start the run again"
         )
-    damaged, about = about_path, dict[str, Any]()
+    damaged = about_path
     try:
         about = read_sealed(about_path)
-        damaged = folder / TENSORS
-        whole = sha256_file(damaged) == about["sha256"]
-    except (OSError, ValueError):
-        whole = False
-    if not whole:
+        why = misfit(about, SHAPE)
+        if not why:
+            damaged = folder / TENSORS
+            why = "" if sha256_file(damaged) == about["sha256"] else "its sha256 is not the recorded one"
+    except (OSError, ValueError) as error:
+        why = str(error)
+    if why:
         raise UserError(
-            f"--resume {run}: {damaged} is damaged (its sha256 is not the recorded one)\n"
-            "fix: start the run again, or publish its best/ as it is"
+            f"--resume {run}: {damaged} is damaged ({why})\nfix: start the run again, or publish its best/ as it is"
         )
     for name, now in (made_from or {}).items():
-        _require_same(run, name, about["made_from"][name], now)
+        _require_same(run, name, about["made_from"].get(name) or type(now)(), now)
     return Progress(**about["progress"])
 
 

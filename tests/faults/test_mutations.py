@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from cse.encoder.model import Encoder
 from cse.errors import UserError
+from cse.files import read_sealed, sha256_file, write_sealed
 
 TEXTS = ["the cat sat", "a dog ran fast on a mat"]
 ABSENT = "(absent)"
@@ -157,6 +158,7 @@ RUN = {  # a file -> what reads it, and how often
     "ck/data.json": ("report card", 20),
     "ck/env.json": ("card resume", 15),
     "ck/helped.json": ("card", 20),
+    "ck/bench-model.json": ("card", 60),
     "ck/recipe.yaml": ("facts", 15),
     "ck/metrics.jsonl": ("report speed", 20),
     "ck/state/state.json": ("progress", 60),
@@ -181,7 +183,7 @@ def example(shape):
 def run(made, tmp_path_factory):
     """A copy of the run ck, with each file that may lie in it."""
     from cse.data import checks
-    from cse.evaluation import results
+    from cse.evaluation import benchmark, results
     from cse.publish.card.facts import ASKED, MINED
 
     folder = tmp_path_factory.mktemp("run")
@@ -192,10 +194,16 @@ def run(made, tmp_path_factory):
     rows = [{**row, "interval": [0.5, 1.5], "verdict": "better"}]
     report = example(checks.SHAPE[1]) | json.loads((folder / "ck" / "data.json").read_text())
     report |= {"languages": {"en": 1.0}, "left_out": {"blank": 2}, "overlap": example(checks.SHAPE[1])["overlap"]}
+    speed = {"device": "cpu", "threads": 1, "clock": "wall", "texts": {"n": 3, "from": "x"}, "rounds": 3}
+    variant = {"name": "full", "scores": {"x": 50.0}, "average": 50.0, "megabytes": 1.5, "megabytes_per_million": 2.5}
+    variant |= {"sentences_per_s": 9.0, "times_as_fast": 1.0, "note": ""}
+    bench = {"schema": benchmark.SCHEMA, "model": {"name": "x", "sha256": "x"}, "speed": speed, "precision": "fp32"}
+    bench |= {"ranges": speed["texts"], "rows": [variant], "metrics": {"x": "spearman"}, "missing": {}}
     contents = {
         "ck/results.json": {"schema": results.SCHEMA} | example(results.SHAPE),
         "ck/data.json": report,
         "ck/helped.json": {"rows": rows},
+        "ck/bench-model.json": bench,
         "texts.json": example(MINED),
         "texts.manifest.json": example(ASKED),
         "reproduce.json": {"mean": 1.5, "sd": 0.5, "scores": rate, "expect": {"tasks": "x"}},
@@ -216,10 +224,11 @@ def test_a_file_of_a_run(name, run, tmp_path, monkeypatch):
     for known in ("fit", "load", "replace", "resolve", "_watchers"):
         monkeypatch.setattr(start, known, lambda *_, **__: (0, 0, 0))
     model = Path(shutil.copytree(run / "ck" / "last", tmp_path / "model"))
-    ck, options = run / "ck", {"license": "mit", "previous": None}
+    ck, options = run / "ck", {"license": "mit", "previous": None, "checkpoint": "last"}
+    options |= {"run": ck, "results": ck / "results.json", "bench": ck / "bench-model.json"}
     readers = {
         "report": lambda: reporting.report(run, tmp_path),
-        "card": lambda: write_card(model, "me/x", run=ck, results=ck / "results.json", checkpoint="last", **options),
+        "card": lambda: write_card(model, "me/x", **options),
         "facts": lambda: read_facts(ck),
         "resume": lambda: start.resume(ck),
         "speed": lambda: collect.speed(collect.collect(run).entries),
@@ -232,27 +241,35 @@ def test_a_file_of_a_run(name, run, tmp_path, monkeypatch):
         mutate(run / name, examples, readers[one])
 
 
+def test_a_state_that_is_sealed_again(made, tmp_path):
+    """By one who knows cse: its sum fits, and values are of another type, missing, or more."""
+    from cse.training.checkpoint import load_progress
+
+    state = Path(shutil.copytree(made / "ck" / "state", tmp_path / "state"))
+    about = read_sealed(state / "state.json")
+    now = copy.deepcopy(about["made_from"])
+    for place in [place for place in places(about) if place]:
+        for value in MORE:
+            write_sealed(state / "state.json", altered(about, place, value))
+            refusal(load_progress, state, now)
+    for place, value in [(("progress", "step"), "4"), (("progress", "best"), [1]), (("sha256",), ABSENT)]:
+        write_sealed(state / "state.json", altered(about, place, value))
+        assert f"{state / 'state.json'} is damaged ({place[-1]} is " in str(refusal(load_progress, state, now))
+
+
 # -- Files that a command finds beside its output ----------------------------------------------------------------------
 
 
-def test_a_benchmark_a_search_a_summary_and_a_manifest(tmp_path):
-    from cse.evaluation import benchmark
+def test_a_search_a_summary_and_a_manifest(tmp_path):
     from cse.evaluation.evaluators import mteb_adapter
     from cse.mining import command
     from cse.search.state import State
 
-    speed = {"device": "cpu", "threads": 1, "clock": "wall", "texts": {"n": 3, "from": "x"}, "rounds": 3}
-    row = {"name": "full", "scores": {"x": 50.0}, "average": 50.0, "megabytes": 1.5, "megabytes_per_million": 2.5}
-    row |= {"sentences_per_s": 9.0, "times_as_fast": 1.0, "note": ""}
-    bench = {"schema": benchmark.SCHEMA, "model": {"name": "x", "sha256": "x"}, "speed": speed, "precision": "fp32"}
-    bench |= {"ranges": None, "rows": [row], "metrics": {"x": "spearman"}, "missing": {}}
     State("x", "y", None, "", "1m", 2, [1], []).write(tmp_path)
-    contents = {"bench.json": bench, "mteb.json": {"tasks": {"A": {"data": None}}}}
-    contents["m.json"] = {"counts": {"negatives": 3, "pool": 4}}
+    contents = {"mteb.json": {"tasks": {"A": {"data": None}}}, "m.json": {"counts": {"negatives": 3, "pool": 4}}}
     for name, content in contents.items():
         (tmp_path / name).write_text(json.dumps(content))
     readers = {
-        "bench.json": benchmark.read,
         "mteb.json": mteb_adapter._scored,
         "m.json": command._read,
         "search.json": lambda path: State.read(path.parent),
@@ -302,7 +319,6 @@ def test_a_file_of_rows(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["index.json", "b.npy", "b.npy.sha256", "sealed"])
 def test_a_file_of_vectors(name, tmp_path):
-    from cse.files import sha256_file, write_sealed
     from cse.inference.shards import open_vectors
 
     want = np.arange(12, dtype=np.float32).reshape(6, 2)

@@ -141,6 +141,13 @@ def test_a_text_that_yaml_1_1_reads_as_a_number_or_a_date_is_a_text(said, strang
     assert cli.main(["check", "--no-data", "own.yaml", "--seed=1"]) == 0
 
 
+@pytest.mark.parametrize("said", ["!!set {a}", "!!binary YQ==", "!!timestamp 2026-01-02", "!!python/name:os.system x"])
+def test_yaml_has_no_objects(said, stranger, refused):
+    with open(own({}), "a") as file:
+        file.write(f"seed: {said}\n")
+    assert "cannot be read: could not determine a constructor for the tag" in refused("check", "--no-data", "own.yaml")
+
+
 NESTED = {  # an option whose value is a part, and what its file would say
     "encoder.init_args.adapter": "class_path: cse.encoder.Lora\n",
     "encoder.init_args.dropout": "attention: 0.1\n",

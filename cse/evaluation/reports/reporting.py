@@ -56,8 +56,9 @@ def report(
         check_writable(summary, "--json")
     if tasks:
         found = dataclasses.replace(found, entries=[e for e in found.entries if e.requested == tasks])
-    if not found.entries and (tasks or not found.curves):
-        what = f"no results on {tasks}" if tasks else "no results.json and no metrics.jsonl of a run"
+    if not found.entries and (tasks or baseline or not found.curves):
+        logs = "" if found.curves else " and no metrics.jsonl of a run"
+        what = f"no results on {tasks}" if tasks else f"no results.json{logs}"
         what += f"; {found.skipped[0]}" if found.skipped else ""
         raise UserError(
             f"{runs} has {what}\nfix: score a checkpoint first: cse eval CHECKPOINT --out {runs}/results.json"
