@@ -37,6 +37,6 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
         if target in known:
             return posixpath.relpath(known[target], posixpath.dirname(page.file.src_uri) or ".") + (link[2] or "")
         kind = "tree" if (ROOT / target).is_dir() else "blob"
-        return f"{config.repo_url.rstrip('/')}/{kind}/main/{target}{link[2] or ''}"
+        return f"{config.extra['social'][0]['link']}/{kind}/main/{target}{link[2] or ''}"
 
     return LINK.sub(moved, (ROOT / source).read_text(encoding="utf-8") if include else markdown)

@@ -165,7 +165,7 @@ def hooks():
 )
 def test_links_of_the_site_lead_to_its_pages_or_to_the_repository(hooks, page, leads):
     about = SimpleNamespace(file=SimpleNamespace(src_uri=page))
-    config = SimpleNamespace(repo_url="https://host/repo")
+    config = SimpleNamespace(extra={"social": [{"link": "https://host/repo"}]})
     markdown = hooks.on_page_markdown((ROOT / "docs" / page).read_text(encoding="utf-8"), page=about, config=config)
     local = {target for target, _ in LINK.findall(markdown) if target}
     assert [target for target in local if not (ROOT / "docs" / target).is_file()] == []
