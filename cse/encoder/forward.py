@@ -365,7 +365,7 @@ class Forward(nn.Module):
             yield
 
     def cannot_recompute(self) -> str:
-        """Why layers cannot be computed again in the backward pass; empty if they can."""
+        """Say why layers cannot be computed again in the backward pass; empty if they can."""
         if not self.backbone.supports_gradient_checkpointing:
             return f"a {self.backbone.config.model_type} backbone does not support it"
         if self.adapter is not None and not self.adapter.merges:
@@ -389,7 +389,7 @@ class Forward(nn.Module):
         self.recomputes = True
 
     def cannot_compile(self) -> str:
-        """Why layers cannot be compiled; empty if they can."""
+        """Say why layers cannot be compiled; empty if they can."""
         if self.adapter is not None and not self.adapter.merges:
             return "a compiled layer would not see the soft prompts"
         return "compiled layers take rows of other lengths than the cutoff" if self._cutoff else ""

@@ -102,7 +102,7 @@ def _detect(what: str, folder: Path) -> Kind:
 
 
 def without_layers(option: str, source: str) -> str:
-    """Why static vectors cannot be trained."""
+    """Say why static vectors cannot be trained."""
     return (
         f"{option} {source!r} holds static vectors, which have no layers to train\n"
         "fix: train the model that they were made of, and run cse static on the result"

@@ -1,4 +1,4 @@
-"""What a run fits to its data where the recipe leaves it open: the length of texts, and when the encoder is scored."""
+"""Fit to the data what a recipe leaves open: the length of texts, and when the encoder is scored."""
 
 from __future__ import annotations
 

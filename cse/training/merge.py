@@ -210,7 +210,7 @@ def combine(tensors: Sequence[Tensor], shares: Sequence[float], method: Method =
 
 
 def problems(encoder: Encoder) -> Iterator[str]:
-    """Why an encoder has no initial weights worth an average, each with its fix."""
+    """Say why an encoder has no initial weights worth an average, each with its fix."""
     asked = "trainer.initial_weights asks for an average"
     if isinstance(encoder.adapter, SoftPrompts):
         yield (
