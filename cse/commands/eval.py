@@ -113,6 +113,7 @@ def _score(a: argparse.Namespace) -> int:
 
 
 def _compare(a: argparse.Namespace) -> int:
+    from cse.encoder.checkpoint.source import fetch
     from cse.evaluation import comparison, results
     from cse.files import check_writable
 
@@ -121,6 +122,9 @@ def _compare(a: argparse.Namespace) -> int:
         check_writable(a.out)
     tasks, options = wanted(a)
     options |= {"progress": sys.stderr.isatty(), "prompt": a.prompt if isinstance(tasks, str | None) else None}
+    for name in (a.a, a.b):  # before one of them is scored
+        if not Path(name).expanduser().exists():
+            fetch(name, option="checkpoint")
     first, second = (comparison.read_or_score(name, tasks, **options) for name in (a.a, a.b))
     found = comparison.compare(first, second, measures=a.measures)
     comparison.show(first, second, found)

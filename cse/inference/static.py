@@ -85,7 +85,7 @@ def fit_table(
 
     Source: MinishLab/model2vec, distill/inference.py, post_process_embeddings.
     """
-    require_positive("static", sif=sif)
+    require_positive("static", sif=sif, dimensions=dimensions)
     x = np.asarray(vectors, dtype=np.float64)
     if dimensions is not None:
         most = min(x.shape)
@@ -165,7 +165,7 @@ def static_checkpoint(
     from cse.encoder.model import Encoder
 
     require_new(out, checkpoint)
-    require_positive("static", sif=sif)
+    require_positive("static", sif=sif, dimensions=dimensions)
     texts = read_texts(ENGLISH, COLUMNS, None) if data is None else read_texts(data, columns, limit)
     source = fetch(checkpoint, option="checkpoint")
     if Layout.read(source).static:
