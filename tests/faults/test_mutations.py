@@ -216,8 +216,9 @@ def run(made, tmp_path_factory):
 @pytest.mark.parametrize("name", RUN)
 def test_a_file_of_a_run(name, run, tmp_path, monkeypatch):
     from cse.evaluation.reports import collect, reporting
-    from cse.publish.card import metadata, write_card
+    from cse.publish.card import write_card
     from cse.publish.card.facts import read_facts
+    from cse.publish.card.metadata import seeds_of
     from cse.training import checkpoint, start
 
     monkeypatch.chdir(run)
@@ -233,7 +234,7 @@ def test_a_file_of_a_run(name, run, tmp_path, monkeypatch):
         "resume": lambda: start.resume(ck),
         "speed": lambda: collect.speed(collect.collect(run).entries),
         "progress": lambda: checkpoint.load_progress(ck / "state", {"recipe": (ck / "recipe.yaml").read_text()}),
-        "seeds": lambda: metadata.seeds_of(run / "reproduce-s1"),
+        "seeds": lambda: seeds_of(run / "reproduce-s1"),
     }
     which, examples = RUN[name]
     for one in which.split():
