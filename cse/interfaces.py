@@ -112,9 +112,11 @@ class Objective(nn.Module, ABC):
     labels: int | None = None
 
     def __init_subclass__(cls) -> None:
-        """Make the constructor of a subclass that has none."""
+        """Make the constructor of a subclass that has none, nor inherits one that was written and adds no option."""
         super().__init_subclass__()
-        if "__init__" not in vars(cls):
+        base = next(kind for kind in cls.__mro__[1:] if "__init__" in vars(kind))
+        written = issubclass(base, Objective) and "__dataclass_fields__" not in vars(base)
+        if "__init__" not in vars(cls) and (inspect.get_annotations(cls) or not written):
             made: Any = dataclass(kw_only=True, eq=False, repr=False)(cls)
             # Those of a class of another module are names of that module.
             made.__init__.__annotations__ |= get_type_hints(made.__mro__[1].__init__, include_extras=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from cse.errors import UserError
 from cse.recipe.files import mapping, merge
 from cse.recipe.options import SHORTHANDS
-from cse.recipe.schema import bases
+from cse.recipe.schema import bases, is_plain
 
 ROWS = "rows.parquet"  # in a run's folder: the rows that the run was given in memory
 
@@ -126,7 +125,7 @@ def _value_written(value: Any) -> Any:
         named = {str(key): _value_written(item) for key, item in value.items()}
         return _UNWRITTEN if _UNWRITTEN in named.values() else named
     found = written(value)
-    return _UNWRITTEN if found is None else found["init_args"] if is_dataclass(value) else found
+    return _UNWRITTEN if found is None else found["init_args"] if is_plain(type(value)) else found
 
 
 def resolve(

@@ -155,7 +155,7 @@ class Schema:
             return [self.value(inner[0], item, where) for item in value]
         if _is_mapping(origin):
             return {str(key): self._named(inner[1], key, value, where) for key in value}
-        if _is_plain(hint):
+        if is_plain(hint):
             owner = "" if hint is Settings else f"cse.{hint.__name__}"
             found = self.options(options_of(hint), value, where, owner)
             found.kind = hint
@@ -165,7 +165,7 @@ class Schema:
     def _named(self, hint: Any, key: Any, values: Mapping[str, Any], where: str) -> Any:
         """One value of a mapping. An option of the command line for a name that the recipe lacks may be misspelled."""
         value, others = values[key], [str(name) for name in values if name != key]
-        if isinstance(value, Mapping) and _is_plain(hint) and all(isinstance(each, Word) for each in value.values()):
+        if isinstance(value, Mapping) and is_plain(hint) and all(isinstance(each, Word) for each in value.values()):
             first = next(name for name, option in options_of(hint).items() if option.default is inspect.Parameter.empty)
             if first not in value and others:
                 near = difflib.get_close_matches(str(key), others, n=1, cutoff=0.4)
@@ -296,14 +296,14 @@ def _is_mapping(origin: Any) -> bool:
     return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
-def _is_plain(hint: Any) -> bool:
-    """Tell whether options of a class are written without its name."""
-    return isinstance(hint, type) and is_dataclass(hint)
+def is_plain(hint: Any) -> bool:
+    """Tell whether options of a class are written without its name: those of a record, not of an objective."""
+    return isinstance(hint, type) and is_dataclass(hint) and not hasattr(hint, "forward")
 
 
 def _is_part(hint: Any) -> bool:
     simple = {bool, int, float, str, Path, Sized, NoneType}
-    return isinstance(hint, type) and get_origin(hint) is None and hint not in simple and not _is_plain(hint)
+    return isinstance(hint, type) and get_origin(hint) is None and hint not in simple and not is_plain(hint)
 
 
 def _takes(hint: Any, value: Any) -> bool:
@@ -318,7 +318,7 @@ def _takes(hint: Any, value: Any) -> bool:
     if hint in {str, Path} or hint is Any:
         return isinstance(value, str) or hint is Any
     if isinstance(value, Mapping):
-        return _is_mapping(origin) or _is_plain(hint)
+        return _is_mapping(origin) or is_plain(hint)
     return _is_list(origin) and isinstance(value, list | tuple)
 
 
@@ -336,7 +336,7 @@ def _read(word: Word, hints: Sequence[Any]) -> Any:
         read = yaml.load(word, Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
         return word
-    nested = any(get_origin(each) not in {None, Literal} or _is_part(each) or _is_plain(each) for each in hints)
+    nested = any(get_origin(each) not in {None, Literal} or _is_part(each) or is_plain(each) for each in hints)
     if isinstance(read, list | dict):
         return read if word[:1] in {"[", "{"} and (nested or Sized in hints) else word
     types = {float, int} if type(read) is int else {type(read)}
@@ -371,7 +371,7 @@ def _called(hint: Any) -> str:
         return f"a mapping by name, each {' or '.join(_called(each) for each in _alternatives(inner[1]))}"
     if _is_list(origin):
         return "a list"
-    if _is_plain(hint):
+    if is_plain(hint):
         return f"a mapping of {_first(options_of(hint))}"
     return KINDS.get(hint, KINDS[str] if hint is Path else getattr(hint, "__name__", str(hint)))
 

@@ -77,9 +77,9 @@ BAD = {  # the call as text -> the call, and what its error says
     "Mixture of weights 0": (lambda: cse.Mixture({"a": cse.Source(cse.Texts(TEXTS), weight=0)}), "weight"),
     "encode(a text)": (lambda: Encoder.load("ck").encode("the cat"), "texts is 'the cat'"),
     "encode(prompt and dimensions)": (lambda: Encoder.load("ck").encode(["a"], dimensions=99), "99"),
-    "push(license='nonesuch')": (
-        lambda: cse.push(cse.TrainedRun("run"), "me/name", license="nonesuch", dry_run=True),
-        "nonesuch",
+    "push(license='none such')": (
+        lambda: cse.push(cse.TrainedRun("run"), "me/name", license="none such", dry_run=True),
+        "none such",
     ),
 }
 

@@ -11,7 +11,7 @@ from cse.encoder.model import Encoder
 from cse.evaluation import Triplets
 from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.evaluation.results import Scored
-from cse.publish.card import metadata as card
+from cse.publish import card
 from tests.evaluation.helpers import Numbers
 from tests.runs import metrics, write_recipe, write_triplets
 

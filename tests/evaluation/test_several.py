@@ -5,7 +5,7 @@ from cse.evaluation.evaluator import RowEvaluator, Several, chosen, require_dist
 from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.evaluation.reports import table
 from cse.evaluation.scoring import describe
-from cse.publish.card import metadata as card
+from cse.publish import card
 from tests.evaluation.helpers import Numbers, finding
 
 

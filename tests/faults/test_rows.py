@@ -222,7 +222,7 @@ HELD = {  # the row of the hunt -> a command, what is said
         [*ASK, "http://127.0.0.1:9/v1", "--extra", '{"extra_headers": {"Authorization": "mine"}}'],
         "--extra holds a value of 'Authorization', which the manifest would show",
     ),
-    "license": ([*PUSH, "mit\nmalicious: true"], "--license is 'mit\\nmalicious: true', which the Hub does not know\n"),
+    "license": ([*PUSH, "mit\nmalicious: true"], "--license is 'mit\\nmalicious: true'\n"),
 }
 
 
@@ -236,8 +236,6 @@ def test_what_would_be_sent_is_refused(row, place, refused):
     assert TOKEN not in error
     assert KEY not in error
     assert sorted({*place.iterdir()} - {place / "answers"}) == before  # which is a cache
-    if row == "license":
-        assert error.splitlines()[-1] == "fix: give one identifier; the nearest are mit"
 
 
 HTML = "<img src=x onerror=alert(1)>"

@@ -167,7 +167,7 @@ MINER = {"class_path": "cse.mining.miners.TopK", "init_args": {"first": 2, "last
 REFRESH = {"class_path": "cse.mining.refresh.RefreshNegatives", "init_args": {"k": 2, "steps": 2, "miner": MINER}}
 
 
-def tiny_recipe(folder, backbone):
+def tiny_recipe(folder, backbone, negatives=REFRESH, **parts):
     """Rows with 0 to 3 negatives of their own besides those that are mined, no dropout."""
     texts = write_texts(folder, 96).read_text().splitlines()
     rows = [[*texts[i * 5 : i * 5 + 2 + i % 4], "", "", ""][:5] for i in range(18)]
@@ -176,7 +176,7 @@ def tiny_recipe(folder, backbone):
     init = {"path": str(folder / "ragged.tsv"), "columns": ["a", "p", "n1", "n2", "n3"]}
     trainer = {"batch_size": 4, "learning_rate": 1e-2}
     return write_recipe(
-        folder, "Triplets", init, {"backbone": backbone, **NO_DROPOUT}, trainer=trainer, negatives=REFRESH
+        folder, "Triplets", init, {"backbone": backbone, **NO_DROPOUT}, trainer=trainer, negatives=negatives, **parts
     )
 
 

@@ -32,8 +32,6 @@ def contract_case(backbone):
 class Given(MiCSE):
     """The same with cells that are written down: True in (r, C)."""
 
-    selected: torch.Tensor
-
     def draw(self, positive, ctx):
         cells = self.selected.nonzero()[:, 1].view(len(self.selected), -1)  # of the rows that have enough
         kept = positive.sum(1) >= cells.shape[1]

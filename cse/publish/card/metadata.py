@@ -104,6 +104,8 @@ def choose(license: str | None, folder: Path, backbone: str | None) -> tuple[str
             )
         return base, base
     chosen = license.strip().lower()
+    if not re.fullmatch(r"[a-z0-9.+-]+", chosen):
+        raise UserError(f"--license is {license!r}\nfix: give one identifier of the Hub, such as apache-2.0")
     if base is not None and base not in PERMISSIVE and chosen != base:
         raise UserError(
             f"--license is {license!r}, but the backbone is under {base}, which a model made from it must keep\n"
