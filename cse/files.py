@@ -265,7 +265,7 @@ def _host() -> str:
 
 def _dead(pid: str) -> bool:
     """Tell whether no process has this id. A text that is not an id counts as alive, since another program wrote it."""
-    import psutil  # type: ignore[import-untyped, unused-ignore]  # a dependency of accelerate
+    import psutil  # type: ignore[import-untyped, unused-ignore]
 
     return pid.isdecimal() and not psutil.pid_exists(int(pid))
 

@@ -139,7 +139,9 @@ class _Adaptation:
         """All steps."""
         say("data", self.material.describe())
         self._save()
+        before = time.monotonic()
         start = self._score("start", self.encoder)
+        self._measured("scoring", lambda: time.monotonic() - before)
         say("start", f"{self.encoder}   {_shown(start)}")
         found, total = self._plan()
         best, spent = self._best(found, total)
@@ -204,7 +206,7 @@ class _Adaptation:
 
     def _plan(self) -> tuple[list[Way], float]:
         """The ways to try and the steps that the budget allows; a time is measured once, and kept."""
-        found = ways(self.material, self.rows, self.encoder)
+        found = ways(self.material, self.rows)
         if self.budget.in_steps:
             total = most = self.budget.amount
         else:
@@ -212,10 +214,10 @@ class _Adaptation:
             total = most = self.budget.amount / speed
         if self.material.kind == "pairs":
             rows = int(most) * BATCH
-            found = ways(self.material, self.rows, self.encoder, limit=rows if rows < self.material.train else None)
+            found = ways(self.material, self.rows, limit=rows if rows < self.material.train else None)
             found = [way for way in found if not way.mined or self._mined(rows)]
         if not self.budget.in_steps:
-            scoring = SCORINGS * self._measured("start", lambda: 0.0)
+            scoring = SCORINGS * self._measured("scoring", lambda: 0.0)
             spent = self._measured("spent", lambda: time.monotonic() - self.begun)
             total = SPENT * (self.budget.amount - spent - scoring) / speed
             say("budget", f"{spent:.0f} s are spent, scoring takes {scoring:.0f}, and a step {speed:.2f}")
@@ -256,17 +258,18 @@ class _Adaptation:
     def _mined(self, rows: int) -> bool:
         """Mine hard negatives among the first rows; tells whether there are any."""
         path, out, columns = self.rows / "train.jsonl", self.rows / MINED, ["anchor", "positive"]
-        options = ["--data", path, "--columns", *columns, "--limit", rows, "--k", MOST_NEAR]
-        self._command("mine", self.encoder, *options, "--relative-margin", MARGIN, "--out", out)
         if "negatives" not in self.state:
             miner, k = TopK(relative_margin=MARGIN), MOST_NEAR
             try:
                 with redirect_stdout(self.log):
                     found = mine(self.encoder, str(path), columns=columns, limit=rows, k=k, miner=miner, out=out)
                 self.state["negatives"] = sum(len(row.texts) - 2 for row in found)
-            except UserError:  # there are not as many texts
+                options = ["--data", path, "--columns", *columns, "--limit", rows, "--k", k]
+                self._command("mine", self.encoder, *options, "--relative-margin", MARGIN, "--out", out)
+                say("mined", f"{self.state['negatives']:,} hard negatives")
+            except UserError as error:  # such as fewer texts than negatives
                 self.state["negatives"] = 0
-            say("mined", f"{self.state['negatives']:,} hard negatives")
+                say("mined", f"none: {str(error).splitlines()[0]}")
             self._save()
         return bool(self.state["negatives"])
 

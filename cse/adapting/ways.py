@@ -37,7 +37,7 @@ class Way:
         return any(MINED in option for option in self.options)
 
 
-def ways(material: Material, folder: Path, encoder: str, limit: int | None = None) -> list[Way]:
+def ways(material: Material, folder: Path, *, limit: int | None = None) -> list[Way]:
     """The shortlist for rows in a folder, the most promising way first.
 
     Pairs are contrasted in batches, of rows that are drawn, or of rows whose positives are hard negatives of each

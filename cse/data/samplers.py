@@ -131,11 +131,12 @@ class NegativesAsRows(Sampler):
     def _negatives(self, data: Sequence[Example]) -> list[list[int]]:
         """The numbers of the rows that are negatives of each row."""
         if self._found is None or self._found[0] is not data:
-            rows: dict[str, int] = {}
-            for place in range(2):  # a first text is found before the positive of another row
-                for row, texts in enumerate(chain.from_iterable(_texts_of(data))):
-                    for text in texts[place : place + 1]:
-                        rows.setdefault(text, row)
+            firsts, positives = dict[str, int](), dict[str, int]()
+            for row, texts in enumerate(chain.from_iterable(_texts_of(data))):
+                firsts.setdefault(texts[0], row)
+                for positive in texts[1:2]:
+                    positives.setdefault(positive, row)
+            rows = positives | firsts  # a first text before the positive of another row
             negatives: list[list[int]] = [[] for _ in data]
             for example in self._mined:
                 known = [rows[text] for text in example.texts[1 + example.num_positives :] if text in rows]

@@ -42,8 +42,7 @@ class SpreadOut(Objective):
         texts = None if batch.text_id is None else batch.text_id[:, : sides.shape[1]]
         moments = []
         for side in sides.unbind(1):
-            cosines, pairs = pair_sums(side, lambda cosine: cosine, texts, batch.weight)
-            squares, _ = pair_sums(side, torch.square, texts, batch.weight)
+            cosines, squares, pairs = pair_sums(side, torch.clone, torch.square, texts=texts, weight=batch.weight)
             moments.append(torch.stack([cosines, squares]) / torch.where(pairs > 0, pairs, 1.0))
         mean, second = torch.stack(moments, dim=1)  # (1 + P,) each
         excess = F.relu(second - 1 / sides.shape[-1])

@@ -222,7 +222,7 @@ def peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "win32":
-        import psutil  # a dependency of accelerate
+        import psutil
 
         return float(psutil.Process().memory_info().peak_wset) / 2**20
     import resource  # does not exist on Windows

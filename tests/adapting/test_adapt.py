@@ -125,6 +125,7 @@ def test_what_is_written(adapted, start):
     _, found = adapted
     steps, report = outcome(found.folder)
     assert {"start", "trained", "contrast-6e-5", "near-6e-5"} <= steps.keys()
+    assert json.loads((found.folder / "adapt.json").read_text())["seconds"]["scoring"] > 0
     assert found.verdict[1:] in report
     script = (found.folder / "script.sh").read_text()
     assert [f"cse {word} " in script for word in ("mine", "train", "merge")] == [True] * 3
@@ -177,3 +178,16 @@ def test_a_short_budget_tries_fewer_ways(total, tried, monkeypatch):
     assert seen == tried
     assert best.name == "a"
     assert spent == (adapting.TRIALS * total if tried else 0)
+
+
+def test_a_budget_of_time_pays_for_all_that_it_takes(monkeypatch, tmp_path):
+    """Of 130 s, 30 are spent before the first trial and four scorings of 10 s follow; a step takes 2 s."""
+    made = adapting._Adaptation.__new__(adapting._Adaptation)
+    made.budget, made.folder, made.rows = adapting.Budget.parse("130s"), tmp_path, tmp_path
+    made.material = adapting.Material("texts", train=1000, dev=10, test=10)
+    made.state = {"asked": {"budget": "130s"}, "seconds": {"step": 2.0, "scoring": 10.0, "spent": 30.0}}
+    _, total = made._plan()
+    assert total == pytest.approx(adapting.SPENT * (130 - 30 - 4 * 10) / 2)
+    made.state["seconds"]["spent"] = 85.0
+    with pytest.raises(cse.UserError, match="--budget 130s is too short: it has 2 steps of 64 rows"):
+        made._plan()

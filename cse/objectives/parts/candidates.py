@@ -158,31 +158,35 @@ def batch_uniformity(x: Tensor, t: float, texts: Tensor | None = None, weight: T
     """
     if fits(len(x), len(x), x):
         return uniformity(x, t, mask=None if texts is None else _different(texts, texts), weight=weight)
-    total, weights = pair_sums(x, lambda cosine: (2 * t * (cosine - 1)).exp(), texts, weight)  # |u - v|^2 = 2 - 2 u.v
+
+    def kernel(cosine: Tensor) -> Tensor:
+        return (2 * t * (cosine - 1)).exp()  # |u - v|^2 = 2 - 2 u.v
+
+    total, weights = pair_sums(x, kernel, texts=texts, weight=weight)
     return torch.where(weights > 0, total, 1.0).log() - torch.where(weights > 0, weights, 1.0).log()
 
 
 def pair_sums(
-    x: Tensor, of: Callable[[Tensor], Tensor], texts: Tensor | None = None, weight: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Sum a function of the cosines of all pairs of rows of x (B, D), in memory linear in the batch.
+    x: Tensor, *of: Callable[[Tensor], Tensor], texts: Tensor | None = None, weight: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Sum functions of the cosines of all pairs of rows of x (B, D), in memory linear in the batch.
 
     Rows with a common text, of texts (B, n), do not count as a pair; it counts by the product of its weights (B,).
 
     Returns:
-        () The sum over pairs, and () the sum of their weights; each pair is in both twice.
+        () The sum of each function over pairs, and () that of their weights; each pair is in them twice.
     """
     unit, number = normalize(x), _numbers(x)
     each = torch.ones_like(unit[:, 0]) if weight is None else weight.to(unit.dtype)  # (B,)
 
-    def sums(some: Tensor, row: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-        """For each of some rows (R,): the sum over the other rows, and the sum of their weights."""
+    def sums(some: Tensor, row: Tensor, others: Tensor) -> tuple[Tensor, ...]:
+        """For each of some rows (R,): the sums over the other rows, and the sum of their weights."""
         counted = each * (row[:, None] != number)  # (R, B)
         counted = counted if texts is None else counted * _different(texts[row], texts)
-        return (of(dot_matrix(some, others)) * counted).sum(1), counted.sum(1)
+        cosine = dot_matrix(some, others)
+        return (*((function(cosine) * counted).sum(1) for function in of), counted.sum(1))
 
-    found, weights = by_rows(sums, (unit, number), len(x), (unit,))
-    return (each * found).sum(), (each * weights).sum()
+    return tuple((each * found).sum() for found in by_rows(sums, (unit, number), len(x), (unit,)))
 
 
 def _different(some: Tensor, texts: Tensor) -> Tensor:
