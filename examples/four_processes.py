@@ -1,8 +1,8 @@
 """What each trainer computes on four GPUs: its gradient beside that of one process with all the pairs.
 
-Four processes with 8 pairs each contrast the questions with the answers, and the gradients of their losses are averaged,
-as DistributedDataParallel does. The first rows follow the formula that each project publishes (read in the summer of
-2026), computed here in one process; the last one is cse itself, in four real ones.
+Four processes with 8 pairs each contrast the questions with the answers, and the gradients of their losses are
+averaged, as DistributedDataParallel does. The first rows follow the formula that each project publishes (read in the
+summer of 2026), computed here in one process; the last one is cse itself, in four real ones.
 
     python examples/four_processes.py
 """
