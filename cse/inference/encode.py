@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from os import PathLike
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from cse.console import progress, quiet, say
@@ -28,10 +31,10 @@ from cse.encoder.model import Encoder
 from cse.encoder.prompts import choose_prompt
 from cse.encoder.vectors import check_widths, unit
 from cse.errors import UserError
-from cse.files import check_writable, name_of, require_name
+from cse.files import cache_dir, check_writable, name_of, read_sealed, require_name, write_sealed, writing_cache
 from cse.inference.experts import Experts, parse
 from cse.inference.quantize import Kind, Quantizer, calibration_file
-from cse.inference.shards import Shard, chosen, claim, fingerprint, open_shard, read_index, require_pieces
+from cse.inference.shards import Shard, chosen, claim, fingerprint, open_shard, require_pieces
 
 FORMATS = (".npy", ".parquet")
 BLOCK = 32_768  # rows that are encoded and saved at a time
@@ -119,7 +122,6 @@ class TextFile:
 
 def cut_into(
     shards: Sequence[Shard],
-    out: Path,
     path: str,
     column: str,
     save_every: int,
@@ -127,19 +129,28 @@ def cut_into(
     label_column: str | None = None,
     labels: Sequence[str] = (),
 ) -> tuple[TextFile, tuple[int, ...]]:
-    """The texts and the number of rows of each shard: from the folder's index, or by reading the texts twice."""
-    known = read_index(out)
-    if known is not None and len(known["shards"]) == shards[0].of:
-        with suppress(KeyError, TypeError):  # an index of something else is refused later
-            noted = known["texts"]
-            texts = TextFile(**{**noted, "counts": tuple(noted["counts"]), "marks": tuple(noted["marks"])})
-            asked = (path, column, label_column, save_every)
-            same = (texts.path, texts.column, texts.label_column, known["made_from"]["save_every"]) == asked
-            if same and texts.marks and texts.marks == _marks(path):
-                return texts, tuple(each["rows"] for each in known["shards"])
+    """The texts and the number of rows of each shard, for which the texts are read twice.
+
+    Of a job's processes that share a cache, the first one reads files, and the others wait for what it finds.
+    """
     require_save_every(save_every)
-    texts = TextFile.scan(path, column, label_column=label_column, labels=labels)
-    return texts, texts.cut(save_every, shards[0].of)
+    marks = _marks(path)
+    asked = [os.path.abspath(path), marks, column, label_column, labels, save_every, shards[0].of]
+    file = cache_dir() / "cuts" / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]}.json"
+    with ExitStack() as waiting:
+        if marks:
+            waiting.enter_context(writing_cache("cuts"))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            waiting.enter_context(FileLock(f"{file}.lock"))
+            with suppress(OSError, ValueError):  # absent or damaged
+                known = read_sealed(file)
+                counts = {"path": path, "counts": tuple(known["texts"]["counts"]), "marks": marks}
+                return TextFile(**{**known["texts"], **counts}), tuple(known["rows"])
+        texts = TextFile.scan(path, column, label_column=label_column, labels=labels)
+        cut = texts.cut(save_every, shards[0].of)
+        if marks:
+            write_sealed(file, {"texts": asdict(texts), "rows": cut})
+    return texts, cut
 
 
 def encode(
@@ -213,7 +224,7 @@ def encode(
     check_out(Path(out), in_shards=bool(own))
     if own:
         own_gpu()
-        rows, cut = cut_into(own, Path(out), str(texts), column, save_every, **named)
+        rows, cut = cut_into(own, str(texts), column, save_every, **named)
     else:
         rows = TextFile.scan(str(texts), column, **named)
     total = sum(cut[one.number - 1] for one in own) if own else rows.rows
@@ -338,7 +349,7 @@ def _pieces(
     begins = fingerprint([made_from, list(cut)])
     every = [Shard(number, len(cut)) for number in range(1, len(cut) + 1)]
     files = [{"file": f"{begins}-{shard.name}.npy", "rows": rows} for shard, rows in zip(every, cut, strict=True)]
-    about = {"rows": texts.rows, "width": stored[1], "dtype": stored[0], "texts": asdict(texts)}
+    about = {"rows": texts.rows, "width": stored[1], "dtype": stored[0]}
     with _written(out):
         claim(out, made_from, files, about)
     places = [shard.number - 1 for shard in shards]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ BLOCK = 4  # of 43 rows: 11 blocks
 
 def write(encoder, file, out, shards, **options):
     """Encode these shards into a folder; returns what `encode_file` returns."""
-    texts, cut = cut_into(shards, out, str(file), "text", BLOCK)
+    texts, cut = cut_into(shards, str(file), "text", BLOCK)
     return encode(encoder, texts, out, precision="fp32", save_every=BLOCK, shards=shards, cut=cut, **options)
 
 
@@ -129,12 +130,29 @@ def test_shards_of_several_files_read_only_their_own(encoder, file, tmp_path, mo
     spy = lambda self, columns: read.append(self.files[0].name) or real(self, columns)  # noqa: E731
     monkeypatch.setattr(FileReader, "read", spy)
     write(encoder, folder, tmp_path / "v", [Shard(3, 3)])
-    assert read == ["20.txt", "30.txt", "40.txt"]  # from row 28 on; the index knows the rest
+    assert read == ["20.txt", "30.txt", "40.txt"]  # from row 28 on; the cut is known
     write(encoder, folder, tmp_path / "v", [Shard(2, 3)])
     assert np.asarray(open_vectors(tmp_path / "v")).tobytes() == want.tobytes()
     (folder / "00.txt").write_text("\n".join(reversed(lines(10))) + "\n")
     with pytest.raises(UserError, match="the texts changed"):
         write(encoder, folder, tmp_path / "v", [Shard(3, 3)])
+
+
+def test_processes_that_start_at_once_read_the_texts_once(file, monkeypatch):
+    read, scan = [], TextFile.scan
+
+    def slowly(*args, **options):
+        read.append(args)
+        time.sleep(0.2)
+        return scan(*args, **options)
+
+    monkeypatch.setattr(TextFile, "scan", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        shards = [[Shard(number, 4)] for number in range(1, 5)]
+        found = list(threads.map(lambda own: cut_into(own, str(file), "text", BLOCK), shards))
+    assert len(read) == 1
+    texts = scan(str(file), "text")
+    assert found == [(texts, texts.cut(BLOCK, 4))] * 4
 
 
 def test_a_killed_shard_resumes_after_its_last_block(encoder, file, tmp_path, monkeypatch):
