@@ -8,7 +8,9 @@ import subprocess
 import sys
 from hashlib import sha256
 
+import numpy as np
 import pytest
+from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification
 
 from cse import cli
 from cse.encoder.model import Encoder
@@ -18,6 +20,8 @@ BEGIN = {  # what a line may begin with
     "TRAIN": "train simcse-unsup --encoder asset:mini",
     "MINI": "train simcse-unsup --encoder asset:mini --run-dir new",
     "OWN": "train simcse-unsup --encoder CK --trainer.batch_size=4 --run-dir new",
+    "MINE": "mine ck --data texts.txt --out m.parquet",
+    "GRAPH": "mine --data texts.txt --vectors graph.npy --out m.parquet",
     "SCORE": "feedback score --model encoder:ck",
     "FEEDBACK": "feedback score --model encoder:ck --data pairs.jsonl --columns a b",
     "ASKED": "feedback score --model openai:x --data pairs.jsonl --columns a b --out new.jsonl",
@@ -25,11 +29,9 @@ BEGIN = {  # what a line may begin with
 BAD = {  # a command line -> what the error names
     "encode ck texts.txt --out folder": "--out is folder",
     "encode ck texts.txt --out file/v.npy": "--out file/v.npy cannot be written",
-    "encode ck texts.txt --out v.xyz": "--out is v.xyz",
     "encode ck texts.txt --out texts.txt": "--out is texts.txt",
     "encode ck absent.txt --out v.npy": "absent.txt",
     "encode ck empty.txt --out v.npy": "texts empty.txt: the file is empty",
-    "encode absent texts.txt --out v.npy": "'absent'",
     "encode file texts.txt --out v.npy": "'file'",
     "encode ck texts.txt --out v.npy --dims 0": "--dims",
     "encode ck texts.txt --out v.npy --save-every 0": "--save-every is 0",
@@ -46,7 +48,6 @@ BAD = {  # a command line -> what the error names
     "encode ck texts.txt --out new --shard 65/64": "--shard is 65/64",
     "encode ck texts.txt --out new --shard 1/4 --shards 4": "--shard is 1/4 and --shards is 4",
     "encode ck texts.txt --out new --shards 0": "--shards is 0",
-    "encode ck texts.txt --out new --shard 1/1 --save-every 0": "--save-every is 0",
     "encode ck texts.txt --out v.npy --shard 1/1": "--out is v.npy, and shards are files in a folder",
     "encode ck texts.txt --out file --shard 1/1": "--out file is a file",
     "mine ck --data texts.txt --out new --shards 9": "there are 9 shards",
@@ -54,9 +55,31 @@ BAD = {  # a command line -> what the error names
     "mine ck --data texts.txt --out m.parquet --k 1000000": "--k is 1000000",
     "mine ck --data texts.txt --out m.parquet --k 0": "--k is 0",
     "mine ck --data texts.txt --out m.parquet --pool absent.txt": "absent.txt",
-    "teach texts.txt --model ck --out folder": "--out folder",
+    "MINE --out m.txt": "m.txt is not a .parquet or .jsonl file",
+    "MINE --teacher-max 0.9": "--teacher-max and --teacher-positive need a teacher",
+    "MINE --teacher x": "--teacher is x, but no rule for dropping",
+    "MINE --teacher x --teacher-max 2": "--teacher-max is 2.0",
+    "MINE --reranker absent-model": "absent-model",
+    "MINE --reranker folder": "--reranker folder cannot be read",
+    "MINE --reranker three": "has 3 scores for a pair",
+    "MINE --reranker three --reranker-margin nan": "--reranker-margin is nan",
+    "MINE --scores": "--scores asks for the scores of a reranker",
+    "MINE --data scored.jsonl": "has scored pairs",
+    "MINE --data s-train.jsonl --out s-train.jsonl": "which is a source",
+    "MINE --data p.tsv --columns anchor nonesuch": "'nonesuch'",
+    "MINE --pool p.tsv --pool-columns nonesuch": "'nonesuch'",
+    "GRAPH --positives 1 1 --ranks 2 3 --margin 0.1": "compares a negative with one",
+    "GRAPH --ranks 5 9": "--ranks begins at 5, but the pool has 4 texts",
+    "GRAPH --easy 1 --random": "--positives and --easy need the ranks",
+    "GRAPH --easy 1": "outside the 50 nearest, but the pool has 4 texts",
+    "GRAPH --prompt query": "so --prompt query would not be used",
+    "GRAPH --vectors flat.npy": "--vectors flat.npy has an array (4,) of float64",
+    "GRAPH --vectors words.npy": "--vectors words.npy has an array (4, 2) of <U1",
+    "GRAPH --vectors many.npz": "--vectors many.npz has several arrays",
+    "GRAPH --vectors short.npy": "--vectors short.npy has 3 rows, and --data and --pool have 4",
+    "GRAPH --vectors nan.npy": "--vectors nan.npy: row 2, counted from 0",
+    "GRAPH --data p.tsv": "p.tsv has pairs",
     "teach texts.txt --model ck --out t.npy": "--out t.npy",
-    "teach texts.txt --model ck --out texts.txt": "--out texts.txt",
     "teach texts.txt --model file --out t.parquet": "file",
     "teach texts.txt --model ck ck --out t.parquet": "--model is ck ck",
     "teach texts.txt --model ck --out t.parquet --limit 0": "limit is 0",
@@ -81,13 +104,11 @@ BAD = {  # a command line -> what the error names
     "whiten ck --data texts.txt --out white --method clip": "nothing to clip",
     "whiten ck --data texts.txt --out white --method clip --k 3": "--k is 3, and --method clip",
     "whiten ck --data texts.txt --out white --components 3": "--components is 3, and --method whiten",
-    "whiten ck --data texts.txt --out white --method all-but-the-top --components -1": "--components is -1",
     "whiten ck --data texts.txt --out white --method all-but-the-top --components 4": "--components is 4",
     "static ck --out ck": "--out ck is the checkpoint",
     "static ck --out static --dimensions 17": "--dimensions is 17",
     "static ck --out static --dimensions 0": "static.dimensions is 0",
     "export ck --out ck": "--out ck",
-    "export ck --out folder": "--out folder",
     "eval ck --tasks sts-mini-dev --out folder": "--out folder",
     "eval ck --tasks nonsense": "'nonsense'",
     "eval ck --tasks sts-mini-dev --quantize binary,binary": "--quantize has binary twice",
@@ -122,14 +143,12 @@ BAD = {  # a command line -> what the error names
     "search --data pairs.jsonl": "no recipe fits pairs.jsonl",
     "search simcse-sup --encoder CK --data texts.txt": "one text a line",
     "search simcse-unsup --encoder CK --data texts.txt --seeds 0": "search.seeds is 0",
-    "search simcse-unsup --encoder CK --data texts.txt --dev dev.tsv": "there is no such file",
     "search simcse-unsup --encoder CK --data texts.txt --trainer.trackers=[tensorbord]": "'tensorbord'",
     "search simcse-unsup simcse-unsup --encoder CK --data texts.txt": "the name simcse-unsup",
     "augment": "cse augment needs a recipe or texts",
     "augment --data texts.txt --rows 0": "--rows is 0",
     "augment --data texts.txt --seed=4": "--seed=4 is an option of a recipe",
     "train --resume auto": "--resume auto needs a recipe and --run-dir",
-    "train simcse-unsup --resume auto": "--resume auto needs a recipe and --run-dir",
     "train simcse-unsupp": "recipe 'simcse-unsupp'",
     "push ck me/name --license mit": "HF_HUB_OFFLINE",
     "train": "needs either a recipe",
@@ -142,18 +161,14 @@ BAD = {  # a command line -> what the error names
     "MINI --trainer.epochs=-1": "epochs is -1",
     "MINI --trainer.max_steps=1.5": "max_steps",
     "MINI --trainer.device=tpu": "trainer.device",
-    "MINI --trainer.precision=fp8": "trainer.precision",
     "MINI --trainer.precision=fp16": "trainer.precision is fp16",
-    "MINI --trainer.optimizer=sgd": "trainer.optimizer",
     "MINI --trainer.optimizer=adamw8bit": "trainer.optimizer is adamw8bit",
-    "MINI --trainer.schedule=cosin": "trainer.schedule",
     "MINI --processes two": "--processes",
     "MINI --objective.temperature=0": "temperature is 0",
     "MINI --collator.max_length=0": "max_length is 0",
     "MINI --collator.max_length=100000": "max_length is 100000",
     "MINI --data absent.txt": "absent.txt",
     "MINI --data folder/data.xyz": "folder/data.xyz",
-    "MINI --seed=x": "seed",
     "MINI --seed=-1": "recipe.seed is -1",
     "MINI --seed=12345678901234567890123": "recipe.seed is 12345678901234567890123",
     "MINI --seed=010": "seed is 010",
@@ -195,7 +210,6 @@ BAD = {  # a command line -> what the error names
     "check simcse-unsup --encoder CK --data texts.txt --eval-data absent": "--eval-data: the folder 'absent'",
     "similarity ck texts.txt pairs.jsonl": "no column 'text'",
     "similarity ck texts.txt texts.txt --top-k 0": "--top-k is 0",
-    "similarity ck one two --top-k 2": "--top-k is 2",
     "similarity ck --data texts.txt": "unrecognized arguments: --data",
     "encode ck utf16.txt --out v.npy": "utf16.txt is UTF-16",
     "OWN --data weights.csv --data.weight_column=w": "has the weight 0",
@@ -221,7 +235,6 @@ BAD = {  # a command line -> what the error names
     "mine --data texts.txt --out m.parquet --vectors folder": "--vectors folder",
     "encode ck loop --out v.npy": "texts loop is a link that leads to itself",
     "OWN --data texts.txt --trainer.batch_size=1": "batch_size is 1: there are no in-batch negatives",
-    "OWN --data texts.txt --trainer.accumulation=4": "no in-batch negatives",
     "OWN --trainr.max_steps=3": "trainr.max_steps",
     "train --resume finished": "its best checkpoint of step 2 is gone",
     "train simcse-unsup --run-dir finished": "holds a run already",
@@ -235,9 +248,7 @@ BAD = {  # a command line -> what the error names
     "TRAIN --run-dir /proc/x": "--run-dir /proc/x cannot be written: /proc takes no new file",
     "export ck --out /proc/x": "--out /proc/x cannot be written: /proc takes no new file",
     "OWN --run-dir EMPTY --data texts.txt": "a path is empty",
-    "encode ck texts.txt --out EMPTY": "a path is empty",
     "encode ck texts.txt --out broken.txt/v.npy": "broken.txt is a link to nowhere.txt, which does not exist",
-    "search --resume EMPTY": "a path is empty",
     "search --resume nulls": "nulls/search.json is damaged",
     "encode ck EMPTY --out v.npy": "texts is empty",
     "data show EMPTY": "data.path is empty",
@@ -249,21 +260,18 @@ BAD = {  # a command line -> what the error names
     "data show asset:nonesuch": "asset:nonesuch does not exist",
     "data show p.tsv --rows -1": "--rows is -1",
     "data show p.tsv --class Pears": "'Pears'",
-    "data show p.tsv --class Triplets": "no column 'premise'",
     "data show p.tsv --columns anchor nonesuch": "'nonesuch'",
     "data show p.tsv --columns anchor anchor": "data.columns is ['anchor', 'anchor']",
     "data show p.tsv --class Texts --columns anchor positive": "the columns of Texts are",
     "data show p.tsv --class Pairs --score-column anchor": "have no score",
     "data show p.tsv --score-column anchor": "which must be a number",
     "data show p.tsv --columns anchor positive --score-column s --label-column l": "no weights and no labels",
-    "data show p.tsv --label-column nonesuch": "'nonesuch'",
     "data show p.tsv --limit 1": "limit",
     "data stats p.tsv --out folder": "--out folder",
     "data stats p.tsv --against nonesuch": "'nonesuch'",
     "data stats p.tsv --against STS12": "STS12",
     "data split p.tsv --out s.csv": "--out s.csv",
     "data split p.tsv --out file/s.jsonl": "--out file/s-train.jsonl",
-    "data split p.tsv --out s.jsonl --dev 0": "split.dev is 0",
     "data split p.tsv --out s.jsonl --dev nan": "split.dev is nan",
     "data split p.tsv --out s.jsonl --dev 0.6 --test 0.4": "split.test is 0.4",
     "data split p.tsv --out s.jsonl --dev 0.01": "leaves no row for dev",
@@ -271,7 +279,6 @@ BAD = {  # a command line -> what the error names
     "data split s-train.jsonl --out s.jsonl": "s-train.jsonl",
     "data split shards --out shards/s.jsonl": "shards/s.jsonl",
     "data dedup p.tsv --out p.tsv": "--out p.tsv",
-    "data dedup s-train.jsonl --out s-train.jsonl": "which is a source",
     "data dedup 's-*.jsonl' --out s-train.jsonl": "which is a source",
     "data dedup p.tsv --out d.jsonl --near 0": "dedup.near is 0",
     "data dedup p.tsv --out d.jsonl --near 1.5": "dedup.near is 1.5",
@@ -282,7 +289,6 @@ BAD = {  # a command line -> what the error names
     "data mix p.tsv s-train.jsonl --out m.jsonl --shares 1 0": "mix.shares is 0",
     "data mix p.tsv s-train.jsonl --out m.jsonl --rows 1": "mix.rows is 1",
     "data mix p.tsv s-train.jsonl --out m.jsonl --rows 1000": "rows of p.tsv are wanted",
-    "data mix p.tsv s-train.jsonl --out m.jsonl --shares 1 9 --rows 6": "rows of s-train.jsonl are wanted",
     "data cluster p.tsv --model asset:mini --clusters 1 --out c.jsonl": "cluster.clusters is 1",
     "data cluster p.tsv --model asset:mini --clusters 5 --out c.jsonl": "and there are 4 rows",
     "data cluster p.tsv --model asset:mini --clusters 2 --out p.tsv": "--out p.tsv",
@@ -307,6 +313,16 @@ def _finished_run(folder):
     write_sealed(folder / "state" / "state.json", about)
 
 
+def _vectors(folder):
+    """A vector for each line of texts.txt, and arrays that are none."""
+    graph = np.arange(20.0).reshape(4, 5)
+    hole = np.where(np.arange(4)[:, None] == 2, np.nan, graph)
+    arrays = {"graph": graph, "flat": graph[:, 0], "words": np.full((4, 2), "a"), "short": graph[1:], "nan": hole}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    np.savez(folder / "many.npz", a=graph, b=graph)
+
+
 @pytest.fixture(scope="module")
 def place(tiny_bert, tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
@@ -316,6 +332,12 @@ def place(tiny_bert, tmp_path_factory):
     (folder / "p.tsv").write_text(pairs)
     (folder / "linked.tsv").write_text("anchor\tpositive\nx\ta\nx\tb\nx\tc\nx\td\n")
     (folder / "s-train.jsonl").write_text('{"anchor": "a", "positive": "b"}\n{"anchor": "c", "positive": "d"}\n')
+    (folder / "scored.jsonl").write_text(
+        '{"sentence1": "a", "sentence2": "b", "score": 1}\n{"sentence1": "c", "sentence2": "d", "score": 2}\n'
+    )
+    _vectors(folder)
+    BertForSequenceClassification(AutoConfig.from_pretrained(tiny_bert, num_labels=3)).save_pretrained(folder / "three")
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder / "three")
     (folder / "one.txt").write_text("the cat sat\n")
     (folder / "empty.txt").write_text("")
     (folder / "shards").mkdir()

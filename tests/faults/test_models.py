@@ -6,7 +6,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -273,28 +272,6 @@ def spoil(file: Path) -> None:
     file.write_bytes(bytes(content))
 
 
-def test_a_part_that_is_damaged_is_made_again(place, monkeypatch, capsys):
-    """S2: by the sum of its rows so far."""
-    line = ["encode", "ck/last", "texts.txt", "--save-every", "50", "--out"]
-    assert cli.main([*line, "whole.npy"]) == 0
-
-    def killed(rows):
-        if rows == 200:
-            raise KeyboardInterrupt
-
-    for spoilt in (False, True):
-        with monkeypatch.context() as patch:
-            patch.setattr("cse.inference.encode.progress", lambda *_, **__: nullcontext(killed))
-            assert cli.main([*line, "q.npy"]) == 130
-        if spoilt:
-            spoil(place / "q.npy.partial")
-        capsys.readouterr()
-        assert cli.main([*line, "q.npy"]) == 0
-        assert ("q.npy.partial is damaged: its 200 rows are made again" in capsys.readouterr().out) == spoilt
-        assert (place / "q.npy").read_bytes() == (place / "whole.npy").read_bytes()
-        (place / "q.npy").unlink()
-
-
 DAMAGED_SHARDS = {
     "S3": lambda shards: shards[2].write_bytes(shards[2].read_bytes()[:500]),
     "S4": lambda shards: spoil(shards[2]),
@@ -322,10 +299,8 @@ def test_a_damaged_shard_is_refused_and_mended(place, refused, capsys):
 
 MINED = ["mine", "ck/last", "--data", "texts.txt", "--out", "m.jsonl"]
 LINES = {
-    "nprobe": ([*MINED, "--index", "IVF1,Flat;nprobe=-1"], "index 'IVF1,Flat;nprobe=-1' cannot be built"),
     "no index": ([*MINED, "--index", "foo"], "400 vectors of 256 dimensions: could not parse index string foo"),
     "nowhere": (["encode", "ck/last", "t12.txt", "--out", "/proc/nonesuch/x.npy"], "/proc/nonesuch/x.npy cannot be"),
-    "pool": ([*MINED, "--pool", "nofile.txt"], "--pool is nofile.txt: there is no such file"),
     "whiten": (["whiten", "ck/last", "--data", "same.txt", "--out", "w"], "40 sentences, and all have one vector"),
     "surrogate": (["diff", "caf\udcc3", "cafe", "--model", "ck/last"], "texts has 'caf\\udcc3', which contains half"),
 }

@@ -4,9 +4,6 @@ import gzip
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
 import tracemalloc
 from types import SimpleNamespace
 
@@ -15,7 +12,6 @@ import pytest
 import torch
 from transformers import BertConfig
 
-from cse import cli
 from cse.encoder.checkpoint.identity import model_hash
 from cse.encoder.job import partial_files
 from cse.encoder.model import Encoder
@@ -122,39 +118,12 @@ def test_killed_after_any_block_it_goes_on_to_the_same_bytes(encoder, file, tmp_
         assert sum(seen) == max(0, 43 - blocks * BLOCK), "blocks that were whole were encoded again"
 
 
-@pytest.mark.unix
-def test_kill_9_in_the_middle(tiny_bert, tmp_path):
-    """It strikes while the fourth of five blocks is encoded."""
-    (tmp_path / "texts.txt").write_text("\n".join(lines(100)))
-    arguments = ["encode", tiny_bert, str(tmp_path / "texts.txt"), "--precision", "fp32", "--save-every", "20", "--out"]
-    out = tmp_path / "v.npy"
-    script = """
-import os, signal, sys
-from cse import cli
-from cse.encoder.model import Encoder
-encode_read, blocks = Encoder.encode_read, []
-def strikes(*arguments, **options):
-    blocks.append(1)
-    if len(blocks) == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return encode_read(*arguments, **options)
-Encoder.encode_read = strikes
-cli.main(sys.argv[1:])
-"""
-    done = subprocess.run([sys.executable, "-c", script, *arguments, str(out)], check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert json.loads(partial_files(out)[1].read_text())["rows"] in (40, 60)  # the third may not be noted yet
-    assert cli.main([*arguments, str(out)]) == 0
-    assert cli.main([*arguments, str(tmp_path / "whole.npy")]) == 0
-    assert out.read_bytes() == (tmp_path / "whole.npy").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.txt", "v.npy", "whole.npy"]
-
-
 DAMAGES = {
     "no note": lambda vectors, note: note.unlink(),
     "note that is no JSON": lambda vectors, note: note.write_text("{"),
     "fewer vectors than noted": lambda vectors, note: os.truncate(vectors, vectors.stat().st_size - 1),
     "no vectors": lambda vectors, note: vectors.unlink(),
+    "other vectors than noted": lambda vectors, note: vectors.write_bytes(vectors.read_bytes()[::-1]),
 }
 
 

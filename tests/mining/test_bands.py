@@ -78,36 +78,3 @@ def test_an_encoder_gives_the_same_as_its_vectors(place, checkpoint):
     line = ["mine", checkpoint, "--data", "texts.txt", "--out", "e.jsonl", "--precision", "fp32", *options]
     assert cli.main(line) == 0
     assert [json.loads(line) for line in (place / "e.jsonl").read_text().splitlines()] == want
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        (["--positives", "1", "2", "--ranks", "9", "10", "--margin", "0.1"], "compares a negative with one"),
-        (["--ranks", "30", "40"], "--ranks begins at 30, but the pool has 30 texts"),
-        (["--easy", "1", "--random"], "give --ranks, not --random"),
-        (["--easy", "1"], "outside the 50 nearest, but the pool has 30 texts"),
-        (["--prompt", "query"], "so --prompt query would not be used"),
-        (["--vectors", "flat.npy"], "--vectors flat.npy has an array (30,) of float64"),
-        (["--vectors", "words.npy"], "--vectors words.npy has an array (30, 2) of <U1"),
-        (["--vectors", "many.npz"], "--vectors many.npz has several arrays"),
-        (["--vectors", "short.npy"], "--vectors short.npy has 29 rows, and --data and --pool have 30"),
-        (["--vectors", "nan.npy"], "--vectors nan.npy: row 4, counted from 0"),
-        (["--data", "pairs.tsv"], "pairs.tsv has pairs"),
-    ],
-)
-def test_what_is_refused(place, capsys, options, named):
-    graph = np.load("graph.npy")
-    (place / "pairs.tsv").write_text("anchor\tpositive\na\tb\nc\td\n")
-    np.save("flat.npy", graph[:, 0])
-    np.save("words.npy", np.full((ROWS, 2), "a"))
-    np.savez("many.npz", a=graph, b=graph)
-    np.save("short.npy", graph[:-1])
-    graph[4, 2] = np.nan
-    np.save("nan.npy", graph)
-    base = ["mine", "--data", "texts.txt", "--vectors", "graph.npy", "--out", "m.jsonl"]
-    assert cli.main([*base, *options]) == 2
-    said = capsys.readouterr().err
-    assert named in said
-    assert "\nfix: " in said
-    assert not list(place.glob("m.*"))

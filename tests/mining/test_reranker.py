@@ -55,45 +55,6 @@ def test_candidates_above_the_positive_minus_the_margin_are_dropped(
     assert len(Triplets(str(out))) == len(pairs)  # its columns are recognized
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        (["--out", "mined.txt"], "mined.txt is not a .parquet or .jsonl file"),
-        (["--teacher-max", "0.9"], "add --teacher CHECKPOINT"),
-        (["--teacher", "x"], "or --teacher-max with a cosine such as 0.9"),
-        (["--teacher", "x", "--teacher-max", "2"], "--teacher-max is 2.0"),
-        (["--index", "Nonsense"], "index 'Nonsense'"),
-        (["--reranker", "absent-model"], "absent-model"),
-        (["--reranker", "empty"], "--reranker empty cannot be read"),
-        (["--reranker", "THREE"], "has 3 scores for a pair"),
-        (["--reranker", "ONE", "--reranker-margin", "nan"], "--reranker-margin is nan"),
-        (["--scores"], "--scores asks for the scores of a reranker"),
-        (["--data", "scored.jsonl"], "has scored pairs"),
-        (["--out", "rows.jsonl"], "which is a source"),
-        (["--pool", "pool.txt", "--out", "pool.jsonl", "--pool", "pool.jsonl"], "which is a source"),
-        (["--columns", "a", "nonesuch"], "'nonesuch'"),
-        (["--pool", "scored.jsonl", "--pool-columns", "nonesuch"], "'nonesuch'"),
-    ],
-)
-def test_what_is_refused(checkpoint, save_reranker, tmp_path, monkeypatch, capsys, options, named):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "rows.jsonl").write_text('{"a": "the cat", "text": "a cat"}\n{"a": "the dog", "text": "a dog"}\n')
-    (tmp_path / "pool.jsonl").write_text('{"text": "the cat"}\n{"text": "a tree"}\n')
-    (tmp_path / "scored.jsonl").write_text(
-        '{"sentence1": "a", "sentence2": "b", "score": 1}\n{"sentence1": "c", "sentence2": "d", "score": 2}\n'
-    )
-    models = {"ONE": save_reranker, "THREE": lambda: save_reranker(3)}
-    given = [models[word]() if word in models else word for word in options]
-    base = ["mine", checkpoint, "--data", "rows.jsonl", "--out", "mined.parquet"]
-    assert cli.main([*base, *given]) == 2
-    said = capsys.readouterr().err
-    assert named in said
-    assert "fix: " in said
-    assert not list(tmp_path.glob("*mined*"))
-    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
-
-
 def mine_in_parts(rank, arguments, cache):
     """Mine with parts so small that each process has several; the number of texts that this process encoded."""
     import torch
