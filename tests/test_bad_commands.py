@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassificatio
 from cse import cli
 from cse.encoder.model import Encoder
 from cse.files import write_sealed
+from tests.models import save_tiny
 
 BEGIN = {  # what a line may begin with
     "TRAIN": "train simcse-unsup --encoder asset:mini",
@@ -216,6 +217,18 @@ BAD = {  # a command line -> what the error names
     "OWN --data texts.txt --evaluator.tasks=nonsense": "evaluator.tasks: unknown task 'nonsense'",
     "OWN --data texts.txt --evaluator.tasks=,": "evaluator.tasks ',' names no task",
     "OWN --data texts.txt --evaluator.data=absent": "evaluator.data: the folder 'absent'",
+    "OWN --data texts.txt --encoder ./model.gguf": "is a GGUF file",
+    "OWN --data texts.txt --encoder ./nothing": "'./nothing' is not a folder",
+    "OWN --data texts.txt --encoder no-such-org/no-such-model": "cannot be loaded",
+    "OWN --data texts.txt --encoder asset:smolm2": "asset:smolm2 does not exist",
+    "OWN --data texts.txt --encoder texts.txt": "is not a folder",
+    "OWN --data texts.txt --encoder": "--encoder needs a value",
+    "OWN --data": "--data needs a value",
+    "OWN --data texts.txt --encoder.layers=26": "encoder.layers is 26, but this backbone has 2",
+    "OWN --data texts.txt --encoder.max_length=900": "encoder.max_length is 900, but ",
+    "OWN --data texts.txt --encoder.template=hello": "encoder.template is 'hello'",
+    "OWN --data texts.txt --encoder ./modern --encoder.dropout.hidden=0.1": "a modernbert backbone has no such dropout",
+    "OWN --data texts.txt --encoder ./modern --encoder.adapter=cse.encoder.SoftPrompts": "cannot have soft prompts",
     "OWN --data texts.txt --trainer.batch_size=9": "trainer.batch_size is 9",
     "OWN --data texts.txt --trainer.accumulation=3": "trainer.batch_size is 4",
     "OWN --data texts.txt --trainer.clip=0": "trainer.clip is 0",
@@ -296,6 +309,20 @@ BAD = {  # a command line -> what the error names
     "data curate p.tsv --entries absent.txt --out c.jsonl": "absent.txt",
     "data curate p.tsv --entries empty.txt --out c.jsonl": "empty.txt",
     "data curate p.tsv --entries texts.txt --t 0 --out c.jsonl": "curate.t is 0",
+    "merge ck --out mean": "1 checkpoints are given",
+    "merge ck ck ck --method slerp --out mean": "slerp merges two",
+    "merge ck ck --weights 1 --out mean": "--weights is 1",
+    "merge ck ck --weights 0 0 --out mean": "--weights is 0 0",
+    "merge ck wide --out mean": "the weights ",
+    "OWN --data texts.txt --then": "--then needs a recipe",
+    "OWN --data texts.txt --then --seed=1": "--then needs a recipe",
+    "OWN --data texts.txt --then simcse-unsup --then": "--then needs a recipe",
+    "OWN --data texts.txt --then simcse-unsup --run-dir x": "--run-dir is behind --then",
+    "OWN --data texts.txt --then simcse-unsup --encoder=x": "--encoder is behind --then",
+    "OWN --data texts.txt --then simcse-unsup --trainer.max_stepz=1": "option trainer.max_stepz is unknown",
+    "OWN --data texts.txt --then simcse-unsupp": "recipe 'simcse-unsupp' is unknown",
+    "OWN --resume x --then simcse-unsup": "--then and --resume x",
+    "train --then simcse-unsup": "--then needs a recipe before it",
     "data show": "SOURCE",
     "data nonsense p.tsv": "nonsense",
     "nonsense": "nonsense",
@@ -327,6 +354,7 @@ def _vectors(folder):
 def place(tiny_bert, tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     Encoder(tiny_bert, pooler="mean").save(folder / "ck")
+    Encoder(tiny_bert, pooler="mean", head="mlp", export_head=True).save(folder / "wide")
     (folder / "texts.txt").write_text("the cat sat\na dog ran\nthe sun\nthe moon\n")
     pairs = "anchor\tpositive\nthe cat\ta cat\nthe dog\ta dog\nred sun\tthe sun\nblue moon\tthe moon\n"
     (folder / "p.tsv").write_text(pairs)
@@ -338,6 +366,7 @@ def place(tiny_bert, tmp_path_factory):
     _vectors(folder)
     BertForSequenceClassification(AutoConfig.from_pretrained(tiny_bert, num_labels=3)).save_pretrained(folder / "three")
     AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(folder / "three")
+    save_tiny("modernbert", tiny_bert, folder / "modern")
     (folder / "one.txt").write_text("the cat sat\n")
     (folder / "empty.txt").write_text("")
     (folder / "shards").mkdir()

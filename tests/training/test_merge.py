@@ -129,23 +129,6 @@ def test_the_command_merges_and_scores(pair, tmp_path, capsys):
     assert capsys.readouterr().out.count("scored ") == 3
 
 
-@pytest.mark.parametrize(
-    ("words", "refused"),
-    [
-        (["initial"], "1 checkpoints are given"),
-        (["initial", "last", "last", "--method", "slerp"], "slerp merges two"),
-        (["initial", "last", "--weights", "1"], "give 2 numbers >= 0, not all 0"),
-        (["initial", "last", "--weights", "0", "0"], "give 2 numbers >= 0, not all 0"),
-        (["initial", "other"], "give checkpoints that began as one model"),
-    ],
-)
-def test_what_cannot_be_merged(pair, tiny_bert, tmp_path, monkeypatch, capsys, words, refused):
-    monkeypatch.chdir(tmp_path)
-    Encoder(tiny_bert, pooler="mean").save("other")
-    assert cli.main(["merge", *words, "--out", "mean"]) == 2
-    assert refused in capsys.readouterr().err
-
-
 # -- The mean in a run: scored as it is exported, and exact after a resumption ---------------------------------------
 
 
