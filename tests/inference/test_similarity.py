@@ -75,9 +75,3 @@ def test_top_k_by_pencil(monkeypatch):
         (1, 1, 1.0, "p", "y"), (1, 2, 0.8, "p", "z"), (1, 3, 0.6, "p", "x"),
         (2, 1, 0.8, "q", "x"), (2, 2, 0.6, "q", "z"), (2, 3, 0.0, "q", "y"),
     ]  # fmt: skip
-
-
-def test_files_of_different_length_are_refused(model, capsys):
-    assert cli.main(["similarity", "model", "a.txt", "short.txt"]) == 2
-    said = capsys.readouterr().err
-    assert all(part in said for part in ("a.txt has 3 rows", "short.txt has 1", "--top-k")), said
