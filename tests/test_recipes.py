@@ -19,7 +19,6 @@ from cse.evaluation.evaluators import sts_rows
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.recipe.files import merge
-from tests.refusals import refuses
 from tests.runs import write_texts
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
@@ -110,6 +109,17 @@ def repositories(value, key="") -> list[str]:
     repository = value.partition(":")[0] if named else ""
     is_one = re.fullmatch(r"[\w.-]+/[\w.-]+|(distil)?(bert|roberta)-(base|large)(-uncased)?", repository)
     return [repository] if is_one else []
+
+
+@every_recipe
+def test_what_needs_no_data_and_no_model_can_be_built(path, monkeypatch):
+    def read(*_, **__):
+        pytest.fail("data or a model is read")
+
+    recipe = load(str(path))
+    monkeypatch.setattr("cse.data.reading.files.FileReader.__init__", read)
+    monkeypatch.setattr("cse.encoder.model.Encoder.__init__", read)
+    recipes.try_out(recipe)
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "paper"], ids=lambda path: path.stem)
@@ -310,8 +320,9 @@ SAID = {  # a wrong option -> what is said of it, and the fix
 @pytest.mark.parametrize("option", SAID)
 def test_a_wrong_option_is_named_with_its_value_and_a_fix(option):
     said, fix = SAID[option]
-    message = refuses("", recipes.load, "simcse-unsup", [option])
-    assert message.startswith(f"recipe simcse-unsup: {said}\nfix: {fix}")
+    with pytest.raises(UserError) as error:
+        recipes.load("simcse-unsup", [option])
+    assert str(error.value).startswith(f"recipe simcse-unsup: {said}\nfix: {fix}")
 
 
 def value_of(config, name):
@@ -367,7 +378,9 @@ def test_a_word_is_read_by_the_type_that_its_option_declares(word, tmp_path):
 def test_a_file_has_values_of_the_declared_type(written, said, tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(f"extends: {FOLDER / 'simcse-unsup.yaml'}\n{written}\n")
-    assert refuses("", recipes.load, str(path)) == f"recipe {path}: {said}"
+    with pytest.raises(UserError) as error:
+        recipes.load(str(path))
+    assert str(error.value) == f"recipe {path}: {said}"
     path.write_text(path.read_text().replace("'1e-3'", "1e-3"))
     if "learning_rate" in written:
         assert recipes.load(str(path)).config.trainer.learning_rate == 0.001

@@ -30,12 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Validate each recipe; the first one that fails raises."""
     from cse.console import quiet, say
-    from cse.recipe import load, names
+    from cse.recipe import load, names, try_out
     from cse.recipe.settings import Settings
     from cse.training.hardware import require_machine
 
     for name in arguments.recipes or names():
         recipe = load(name, overrides)
+        try_out(recipe)
         require_machine(Settings(**vars(recipe.config.trainer)))
         say("ok", name)
         if arguments.recipes and not arguments.no_data:

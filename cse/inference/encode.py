@@ -57,18 +57,19 @@ class TextFile:
     path: str  # the source; see `cse.data.reading.sources.read`
     column: str  # the column of a table that holds the texts
     rows: int  # number of rows
-    blank: int  # number of rows that are empty
+    blank: int  # number of rows that are empty or null, or lack the column
     sha256: str  # hash of all texts
     counts: tuple[int, ...] = ()  # number of rows of each file, if the source is a file or several
     marks: tuple[str, ...] = ()  # their marks, by which it is seen that they did not change
     label_column: str | None = None  # the column of labels. None: no labels are read
+    first_blank: str = ""  # the place of the first blank row, file:line
 
     @classmethod
     def scan(
         cls, path: str, column: str = "text", *, label_column: str | None = None, labels: Sequence[str] = ()
     ) -> TextFile:
         """Read the file once, so that an error in any row, also another label, is reported before the work starts."""
-        digest, blank, counts = hashlib.sha256(), 0, []
+        digest, blank, first_blank, counts = hashlib.sha256(), 0, "", []
         for file in _files(path):
             rows = 0
             for row in _rows(file, column, label_column):
@@ -80,11 +81,14 @@ class TextFile:
                     )
                 for cell in (row.text,) if label_column is None else (row.text, row.label):
                     digest.update(f"{len(cell)}:{cell}".encode())  # with lengths, so that the hashes of lists differ
-                rows, blank = rows + 1, blank + (not row.text.strip())
+                rows += 1
+                if not row.text.strip():
+                    blank, first_blank = blank + 1, first_blank or row.place
             counts.append(rows)
         if not any(counts):
             raise UserError(f"texts {path}: the file is empty\nfix: give a file with texts")
-        return cls(path, column, sum(counts), blank, digest.hexdigest(), tuple(counts), _marks(path), label_column)
+        sums = (digest.hexdigest(), tuple(counts), _marks(path))
+        return cls(path, column, sum(counts), blank, *sums, label_column, first_blank)
 
     def cut(self, save_every: int, shards: int) -> tuple[int, ...]:
         """The number of rows of each shard: shards end at the ends of blocks, and have equally many, within one."""
@@ -228,8 +232,8 @@ def encode(
     else:
         rows = TextFile.scan(str(texts), column, **named)
     total = sum(cut[one.number - 1] for one in own) if own else rows.rows
-    blank = f", {rows.blank:,} of them blank; these are encoded as the empty text" if rows.blank else ""
-    say("texts", f"{texts} {rows.rows:,} rows{blank}")
+    blank = f", of them {rows.blank:,} blank, null or without `{column}`, first {rows.first_blank}"
+    say("texts", f"{texts} {rows.rows:,} rows{f'{blank}; encoded as the empty text' if rows.blank else ''}")
     if own:
         say("shards", f"{', '.join(map(str, own[:8]))}{' ...' if len(own) > 8 else ''}, with {total:,} of the rows")
     quantizer, single = None, "" if isinstance(model, Mapping) else name_of(model)

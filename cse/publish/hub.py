@@ -30,6 +30,7 @@ MODEL = re.compile(
       | adapter_config\.json | (weights|checkpoint)\.sha256 | \d+_[A-Za-z]\w*/(config\.json|model\.safetensors)""",
     re.VERBOSE,
 )
+BRANCH = re.compile(r"(?!.*(\.lock(/|$)|\.\.|//|/\.))\w[\w./-]*(?<![./])", re.ASCII)
 TEXT = re.compile(r"README\.md|scores-by-dimensions\.svg|LICENSE(\.txt|\.md)?|NOTICE")
 
 
@@ -103,6 +104,7 @@ def push(
 
     checkpoint = Path(checkpoint)
     check_name(repo)
+    _check_branch(revision, create_pr)
     if secret := secret_in(message or ""):
         raise UserError(f"--message contains {secret}\nfix: remove it, and revoke it if it was ever shared")
     if base is not None and not adapter:
@@ -111,11 +113,6 @@ def push(
         raise UserError(
             f"--dimensions {dimensions} with --adapter: an adapter has no vectors of its own\n"
             "fix: publish the whole model, or leave out --dimensions"
-        )
-    if create_pr and revision not in {None, "main"}:
-        raise UserError(
-            f"--revision {revision} with --pr: the Hub opens pull requests against main only\n"
-            "fix: leave out one of the two"
         )
     results, bench = results or find_results(checkpoint), find_bench(checkpoint)
     _check_model("--results", results, checkpoint, f"run `cse eval {checkpoint}`, or give the file of this checkpoint")
@@ -147,6 +144,20 @@ def push(
         remote = None if dry_run else Repository(repo, private=private, revision=revision, create_pr=create_pr)
         stage(checkpoint, folder, dimensions) if alone is None else stage_adapter(alone, folder)
         return _upload(remote, folder, finish) if remote else finish(None)
+
+
+def _check_branch(revision: str | None, create_pr: bool) -> None:
+    """Refuse what Git does not take as the name of a branch, and a pull request against another one than main."""
+    if revision is not None and not BRANCH.fullmatch(revision):
+        raise UserError(
+            f"--revision is {revision!r}, which cannot be a branch\n"
+            "fix: give letters, digits, `_` and `-`, with single `.` or `/` between them, such as v2 or try/large"
+        )
+    if create_pr and revision not in {None, "main"}:
+        raise UserError(
+            f"--revision {revision} with --pr: the Hub opens pull requests against main only\n"
+            "fix: leave out one of the two"
+        )
 
 
 def _check_model(what: str, file: Path | None, checkpoint: Path, fix: str) -> None:

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 
-from cse.encoder.kinds import Kind, KindName, detect, without_layers
+from cse.encoder.kinds import Kind, detect, without_layers
 from cse.errors import UserError, require_within
 from cse.recipe import options as typed
 from cse.recipe.files import (
@@ -40,9 +41,9 @@ from cse.recipe.files import (
 )
 from cse.recipe.objects import insert_parts, require_objects
 from cse.recipe.options import Options
-from cse.recipe.schema import COMPONENTS, Resolved, Schema, declared, help_of, made
+from cse.recipe.schema import COMPONENTS, Resolved, Schema, declared, help_of, made, tried
 
-__all__ = ["Recipe", "build", "find", "folder", "header", "load", "names", "read"]
+__all__ = ["Recipe", "build", "find", "folder", "header", "load", "names", "read", "try_out"]
 
 Describe = Callable[[Any], str]
 UNNAMED = "custom"  # the name of a recipe without a file
@@ -165,13 +166,27 @@ def build(recipe: Recipe) -> Any:
     for part in (*COMPONENTS, "trainer", "callbacks"):
         value = recipe.objects.get(part, getattr(recipe.config, part, None))
         known = {"path": recipe.objects["rows"]} if part == "data" and "rows" in recipe.objects else {}
-        try:
+        with _refused(recipe, part):
             setattr(built, part, made(value, part, **known))
-        except ValueError as error:
-            what, _, fix = str(error).partition("\nfix: ")
-            fix = fix or f"give `{part}` other arguments, in the recipe or on the command line"
-            raise UserError(f"recipe {recipe.name}: {part}: {what}\nfix: {fix}") from error
     return built
+
+
+def try_out(recipe: Recipe) -> None:
+    """Build what a recipe names and needs neither data nor a model, and drop it: constructors check their arguments."""
+    for part in (*COMPONENTS, "callbacks"):
+        with _refused(recipe, part):
+            tried(getattr(recipe.config, part, None), part)
+
+
+@contextmanager
+def _refused(recipe: Recipe, part: str) -> Iterator[None]:
+    """Name the recipe and the part whose constructor raises a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        what, _, fix = str(error).partition("\nfix: ")
+        fix = fix or f"give `{part}` other arguments, in the recipe or on the command line"
+        raise UserError(f"recipe {recipe.name}: {part}: {what}\nfix: {fix}") from error
 
 
 def specialize(content: dict[str, Any], options: Options, parts: Mapping[str, Any]) -> tuple[dict[str, Any], Describe]:
@@ -186,10 +201,6 @@ def specialize(content: dict[str, Any], options: Options, parts: Mapping[str, An
     """
     content = dict(content)
     sections = content.pop("for", None) or {}
-    unknown = [name for name in sections if name not in get_args(KindName) and not str(name).startswith("asset:")]
-    if unknown:
-        known = ", ".join(get_args(KindName))
-        raise UserError(f"recipe: the section {unknown[0]!r} in `for` is unknown\nfix: name it asset:NAME, {known}")
     part = parts.get("encoder")
     if (given := options.last("encoder.backbone")) == "null":
         raise UserError("encoder.backbone is null\nfix: give a folder, asset:NAME or an id of the Hub: --encoder MODEL")

@@ -8,10 +8,11 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
+from cse.encoder.kinds import KindName
 from cse.errors import UserError
 from cse.files import require_name
 
@@ -202,6 +203,11 @@ def require_shape(content: Mapping[str, Any], where: str) -> None:
         if not isinstance(value, Mapping):
             example = MAPPINGS.get(name, "{trainer: {...}}")
             raise UserError(f"{where}: {name} is {value!r}\nfix: write a mapping, such as {example}")
+    kinds = get_args(KindName)
+    for name in sections or ():
+        if name not in kinds and not str(name).startswith("asset:"):
+            fix = f"fix: name it asset:NAME, {', '.join(kinds)}"
+            raise UserError(f"{where}: the section {name!r} in `for` is unknown\n{fix}")
     for name in ("low", "high"):
         bound = content.get("expect", {}).get(name, 0.0)
         if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):

@@ -29,6 +29,7 @@ from cse.recipe.settings import FORMER, Settings
 COMPONENTS = ("data", "collator", "encoder", "objective", "evaluator", "sampler", "negatives")
 OPTIONAL = {"evaluator", "sampler", "negatives"}
 CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+READS = ("path", "data", "tasks", "sets", "corpus", "pool", "backbone")  # what constructors read when it is given
 WRITE_CLASS = "write class_path and init_args below it"
 KINDS: dict[Any, str] = {bool: "true or false", int: "an integer", float: "a number", str: "a text", NoneType: "null"}
 PATHS = "one file, a folder, or a pattern such as '*.txt'; rows in memory are given in Python"
@@ -280,6 +281,20 @@ def made(value: Any, where: str, **known: Any) -> Any:
             what, _, fix = str(error).partition("\nfix: ")
             raise UserError(f"{where}.{key}: {what}\nfix: {fix}") from error
     return found
+
+
+def tried(value: Any, where: str) -> bool:
+    """Build what needs no data or model, or the parts of it that need none, and drop it; tell whether all was built."""
+    if isinstance(value, list):
+        return all([tried(item, where) for item in value])
+    if not isinstance(value, Resolved | dict):
+        return True
+    options = value if isinstance(value, dict) else vars(getattr(value, "init_args", value))
+    ready = all([tried(item, f"{where}.{name}") for name, item in options.items()])
+    if ready and isinstance(value, Resolved) and all(options.get(name) is None for name in READS):
+        made(value, where)
+        return True
+    return ready and isinstance(value, dict)
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

@@ -8,7 +8,6 @@ import pytest
 from cse.data.datasets import Pairs, Texts
 from cse.data.reading.sources import column_names
 from cse.errors import UserError
-from tests.refusals import refuses
 
 ROWS = [("one two", "eins zwei"), ("three", "drei"), ("four", "vier")]
 
@@ -50,7 +49,8 @@ def test_every_kind_plain_and_packed(tmp_path, kind, packed):
 
 def test_columns_are_checked_though_a_blank_line_comes_first(tmp_path):
     (tmp_path / "my.jsonl").write_text('\n{"a": "x", "c": "y"}\n{"a": "z"}\n')
-    refuses(r"(?s)no column 'b'.*'a', 'c'", Pairs, str(tmp_path / "my.jsonl"), columns=("a", "b"))
+    with pytest.raises(UserError, match=r"(?s)no column 'b'.*'a', 'c'"):
+        Pairs(str(tmp_path / "my.jsonl"), columns=("a", "b"))
     assert column_names(str(tmp_path / "my.jsonl")) == ["a", "c"]
 
 
@@ -98,4 +98,5 @@ def test_a_stream_says_its_columns(hub):
 
 def test_a_stream_that_breaks_off_is_no_data_set(hub):
     hub.breaks_at = 3
-    refuses(r"stream:org/name cannot be loaded.* the Hub cannot be reached", Texts, "stream:org/name", limit=5)
+    with pytest.raises(UserError, match=r"stream:org/name cannot be loaded.* the Hub cannot be reached"):
+        Texts("stream:org/name", limit=5)

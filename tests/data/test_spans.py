@@ -13,7 +13,7 @@ from cse.data.tokens import TokenStore
 from cse.data.views.around import Masked, RandomSpans
 from cse.data.views.texts import SpanViews, TextViews
 from cse.encoder.model import Encoder
-from tests.refusals import refuses
+from cse.errors import UserError
 
 ROWS = [
     {
@@ -86,7 +86,8 @@ def test_groups():
     ],
 )
 def test_bad_rows(change, message):
-    refuses(message, Propositions, [{**ROWS[0], **change}, ROWS[1]])
+    with pytest.raises(UserError, match=message):
+        Propositions([{**ROWS[0], **change}, ROWS[1]])
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,8 @@ def test_bad_rows(change, message):
     ],
 )
 def test_bad_options(options, message):
-    refuses(message, Propositions, ROWS, **options)
+    with pytest.raises(UserError, match=message):
+        Propositions(ROWS, **options)
 
 
 def test_spans_as_tokens(tiny_bert):
@@ -111,7 +113,8 @@ def test_spans_as_tokens(tiny_bert):
     marked = {(0, 0, 0): [1, 2], (0, 1, 0): [2], (0, 1, 1): [1, 2, 3], (1, 1, 0): [1, 2]}  # (row, view, span): tokens
     assert batch.span_mask.nonzero().tolist() == [[*span, token] for span, own in marked.items() for token in own]
     assert batch.span_group[0].tolist() == [[0, 0], [1, 0]]
-    refuses("needs rows that mark spans", collator.needs_dropout, Example(("the cat",)))
+    with pytest.raises(UserError, match="needs rows that mark spans"):
+        collator.needs_dropout(Example(("the cat",)))
 
 
 def test_a_span_that_was_cut_off_is_not_there(tiny_bert):

@@ -15,11 +15,11 @@ from transformers import BertConfig
 from cse.encoder.checkpoint.identity import model_hash
 from cse.encoder.job import partial_files
 from cse.encoder.model import Encoder
+from cse.errors import UserError
 from cse.inference import encode as encode_file
 from cse.inference.encode import TextFile
 from cse.inference.encode import encode_file as encode
 from tests.inference.helpers import Killed, kill_after, lines
-from tests.refusals import refuses
 
 BLOCK = 8
 
@@ -80,9 +80,19 @@ def test_every_kind_of_file_has_one_vector_a_row(encoder, tmp_path):
     want = npy(encoder.encode(texts))
     for name in ("t.tsv", "t.csv", "t.jsonl", "t.txt.gz"):
         found = TextFile.scan(str(tmp_path / name), "said")
-        assert (found.rows, found.blank) == (3, 1), name
+        line = 2 if name.endswith((".jsonl", ".gz")) else 3  # behind a header
+        assert (found.rows, found.blank, found.first_blank) == (3, 1, f"{tmp_path / name}:{line}"), name
         encode(encoder, found, tmp_path / "v.npy", precision="fp32")
         assert (tmp_path / "v.npy").read_bytes() == want, name
+
+
+def test_a_null_and_an_absent_text_are_said_with_their_place(tiny_bert, tmp_path, capsys):
+    rows = ['{"said": "the cat"}', '{"other": 1, "said": null}', '{"other": "a dog"}', '{"said": "the sun"}']
+    (tmp_path / "t.jsonl").write_text("\n".join(rows))
+    encode_file.encode(tiny_bert, tmp_path / "t.jsonl", tmp_path / "v.npy", column="said")
+    said = capsys.readouterr().out.splitlines()[0]
+    want = f"4 rows, of them 2 blank, null or without `said`, first {tmp_path}/t.jsonl:2; encoded as the empty text"
+    assert said.endswith(want)
 
 
 def test_blocks_end_at_rows_and_letters_wherever_one_begins(tmp_path, monkeypatch):
@@ -154,7 +164,8 @@ def test_a_partial_file_of_something_else_is_refused_and_kept(encoder, tiny_bert
         "precision was fp32 and is bf16": (encoder, texts, before | {"precision": "bf16"}),
     }
     for reason, (other, rows, options) in cases.items():
-        refuses(reason, encode, other, rows, out, **options)
+        with pytest.raises(UserError, match=reason):
+            encode(other, rows, out, **options)
         assert [path.read_bytes() for path in partial_files(out)] == kept
     encode(encoder, texts, out, **before)
 
@@ -217,7 +228,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, suffix):
 def test_a_file_that_changes_while_it_is_read(encoder, file, tmp_path):
     texts = TextFile.scan(str(file))
     file.write_text(file.read_text() + "the cat\n")
-    refuses("changed while", encode, encoder, texts, tmp_path / "v.npy", precision="fp32", save_every=BLOCK)
+    with pytest.raises(UserError, match="changed while"):
+        encode(encoder, texts, tmp_path / "v.npy", precision="fp32", save_every=BLOCK)
     assert not (tmp_path / "v.npy").exists()
 
 
@@ -228,5 +240,6 @@ def test_windows_of_tokens(tiny_bert, tmp_path):
     encode(encoder, texts, out, precision="fp32", save_every=BLOCK, windows=4)
     assert np.allclose(np.load(out), encoder.encode(lines(20), windows=4), atol=1e-6)
     assert np.abs(np.load(out) - encoder.encode(lines(20))).max() > 1e-3
-    refuses("windows is 9", encode, encoder, texts, tmp_path / "new.npy", windows=9)
+    with pytest.raises(UserError, match="windows is 9"):
+        encode(encoder, texts, tmp_path / "new.npy", windows=9)
     assert not list(tmp_path.glob("new*"))

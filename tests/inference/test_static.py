@@ -16,12 +16,12 @@ from cse.cli import main
 from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.model import Encoder
 from cse.encoder.vectors import unit
+from cse.errors import UserError
 from cse.inference.static import fit_table, sortedness, static_checkpoint, token_vectors
 from cse.publish.card import write_card
 from cse.publish.stage import stage
 from tests.cases import cases, load
 from tests.conftest import WORDS
-from tests.refusals import refuses
 
 TEXTS = ["the cat sat", "nonsense moon", "", "  ", "nonsense", "the cat sat " * 20, "a dog ran fast"]
 
@@ -62,7 +62,8 @@ def test_the_order_of_a_vocabulary():
 
 def test_arguments_out_of_range():
     for wrong, message in (({"dimensions": 0}, "is 0"), ({"sif": 0.0}, "sif is 0")):
-        refuses(message, fit_table, np.eye(3), **wrong)
+        with pytest.raises(UserError, match=message):
+            fit_table(np.eye(3), **wrong)
 
 
 def test_the_command(tiny_bert, tmp_path, capsys):
@@ -206,7 +207,8 @@ def test_training_it_by_a_recipe_of_ones_own_is_refused(static, tmp_path):
     parts = {"data": cse.Texts(["the cat", "a dog"] * 8), "collator": cse.TextViews(max_length=8)}
     parts |= {"objective": cse.SimCSE(temperature=0.05), "overrides": {"trainer.batch_size": 4}, "steps": 1}
     recipe = {"encoder": {"class_path": "cse.encoder.Encoder", "init_args": {"backbone": str(static)}}}
-    refuses("holds static vectors, which have no layers to train", cse.train, recipe, run_dir=tmp_path / "run", **parts)
+    with pytest.raises(UserError, match="holds static vectors, which have no layers to train"):
+        cse.train(recipe, run_dir=tmp_path / "run", **parts)
     assert not (tmp_path / "run").exists()
 
 
@@ -222,7 +224,9 @@ def test_a_damaged_folder_is_named(static, tmp_path, damage):
         "no tokenizer": tokenizer.unlink,
         "a short table": lambda: save_file(short, weights),
     }[damage]()
-    assert "None" not in refuses(str(folder), Encoder.load, str(folder))
+    with pytest.raises(UserError, match=str(folder)) as error:
+        Encoder.load(str(folder))
+    assert "None" not in str(error.value)
 
 
 def test_the_notices_of_its_model_stay_with_it(tiny_bert, tmp_path):
