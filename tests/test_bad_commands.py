@@ -184,6 +184,7 @@ BAD = {  # a command line -> what the error names
     "MINI --trainer.batch_size=1:30": "trainer.batch_size is 1:30",
     "MINI --trusted-modules=nix.y": "--trusted-modules is nix.y, and there is no such module",
     "MINI --encoder.adapter=cse.encoder.Lora --encoder.adapter.rank=100000": "rank is 100000",
+    "MINI --encoder.adapter=cse.encoder.Lora --encoder.adapter.kind=ia3": "encoder.adapter.kind is ia3",
     "FEEDBACK --out folder": "--out folder",
     "FEEDBACK --out pairs.jsonl": "--out pairs.jsonl",
     "SCORE --data absent.jsonl --columns a b --out new.jsonl": "absent.jsonl",

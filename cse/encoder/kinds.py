@@ -193,6 +193,8 @@ def check_options(attention: Attention, weights: Weights, adapter: Adapter | Non
         raise UserError(
             f"encoder.weights is {weights}, and soft prompts need fp32\nfix: use Lora, or remove encoder.weights"
         )
+    if weights != "fp32" and getattr(adapter, "kind", "lora") == "pissa":
+        raise UserError(f"encoder.weights is {weights}, and PiSSA needs fp32\nfix: remove encoder.weights, or use LoRA")
     if weights not in {"int8", "int4"}:
         return
     if adapter is None:

@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from cse.encoder.adapters.lora import add
-from cse.encoder.checkpoint.layout import ADAPTER, Layout, require_checkpoint
+from cse.encoder.checkpoint.layout import ADAPTER, ADAPTER_CONFIG, Layout, require_checkpoint
 from cse.encoder.device import Device, choose
 from cse.encoder.model import Encoder
 from cse.errors import UserError
+from cse.files import read_json
 
 if TYPE_CHECKING:
     from cse.encoder.device import Precision
@@ -167,6 +168,9 @@ def _checked(folder: Path) -> Layout:
     dense = [module.path for module in layout.post if module.dense is not None]
     wrong = f"the Dense layer {dense[0]} after pooling, which an adapter does not hold" if dense else ""
     wrong = "weights in bfloat16, whose adapter cannot be taken out" if layout.weights == "bf16" else wrong
+    settings = folder / ADAPTER / ADAPTER_CONFIG
+    dora = layout.adapter and settings.is_file() and read_json(settings).get("use_dora")
+    wrong = "a DoRA, which cannot be taken out of the merged weights" if dora else wrong
     wrong = wrong if layout.adapter else f"no {ADAPTER}/, since it was trained without LoRA"
     if wrong:
         raise UserError(f"experts: checkpoint {folder} has {wrong}\nfix: give checkpoints of runs with cse.Lora")

@@ -217,6 +217,11 @@ def problems(encoder: Encoder) -> Iterator[str]:
             f"{asked}, but the soft prompts of encoder.adapter start at random, so there are no initial ones\n"
             "fix: remove trainer.initial_weights, or train with cse.encoder.Lora"
         )
+    if isinstance(encoder.adapter, Lora) and encoder.adapter.kind in {"dora", "pissa"}:
+        yield (
+            f"{asked}, and that of encoder.adapter.kind={encoder.adapter.kind} is not a share of its difference\n"
+            "fix: remove trainer.initial_weights, or set encoder.adapter.kind to lora or rslora"
+        )
     known = [module for module in detect(encoder.source, encoder.revision).layout.post if module.dense is not None]
     if len([module for module in encoder.post if isinstance(module, Dense)]) > len(known):
         yield (

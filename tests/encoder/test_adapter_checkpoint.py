@@ -5,7 +5,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoModel
 
 from cse.encoder.adapters.lora import Lora
 from cse.encoder.adapters.soft_prompts import SoftPrompts
@@ -64,6 +66,57 @@ def test_it_loads_as_the_whole_model_does(tiny_bert, tmp_path, kind, options):
     alone.save(tmp_path / "again")
     again, best = (tmp_path / name / "model.safetensors" for name in ("again", "best"))
     assert again.read_bytes() == best.read_bytes()
+
+
+def expected(kind, weight, low, high, first, magnitude):
+    """The merged weight of a layer by the equations of the papers, alpha 6 and rank 2, in float64."""
+    difference = high @ low * (6 / np.sqrt(2) if kind == "rslora" else 6 / 2)
+    if kind == "pissa":
+        u, s, v = np.linalg.svd(weight)
+        np.testing.assert_allclose(first, (u[:, :2] * s[:2]) @ v[:2], atol=1e-5)
+        return weight - (u[:, :2] * s[:2]) @ v[:2] + difference
+    total = weight + difference
+    return total if kind != "dora" else magnitude[:, None] * total / np.sqrt((total**2).sum(1, keepdims=True))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])  # GPT-2 stores its weights the other way round
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora", "pissa"])
+def test_the_kinds_of_lora_are_those_of_their_papers(tiny_bert, tmp_path, kind, family):
+    backbone = save_tiny(family, tiny_bert, tmp_path / "backbone", n_inner=32)
+    name = {"bert": "encoder.layer.1.attention.self.query", "gpt2": "h.1.attn.c_attn"}[family]
+    encoder = Encoder(backbone, pooler="mean", adapter=Lora(kind=kind, rank=2, alpha=6)).eval()
+    before = Encoder(backbone, pooler="mean").encode(TEXTS)
+    np.testing.assert_allclose(encoder.encode(TEXTS), before, atol=1e-6)  # each begins as the model was
+    layer = encoder.backbone.get_submodule(name)
+    first = 3 * (layer.lora_B["default"].weight @ layer.lora_A["default"].weight).detach().numpy()
+    generator = torch.Generator().manual_seed(3)
+    trained = [weight for weight in encoder.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.data += 0.2 * torch.randn(weight.shape, generator=generator)
+    assert len(trained) % (3 if kind == "dora" else 2) == 0
+    want = encoder.encode(TEXTS)
+    assert np.abs(want - before).max() > 1e-2
+    encoder.save(tmp_path / "best")
+    encoder.save(tmp_path / "last", whole=False)
+    assert list((tmp_path / "last").glob("*.safetensors")) == []
+    for place in ("best", "last"):
+        np.testing.assert_allclose(Encoder.load(str(tmp_path / place)).encode(TEXTS), want, atol=1e-5)
+    low, high = (getattr(layer, f"lora_{part}")["default"].weight.detach().double().numpy() for part in "AB")
+    magnitude = layer.lora_magnitude_vector["default"].weight.detach().double().numpy() if kind == "dora" else None
+    places = (tmp_path / at / "model.safetensors" for at in ("backbone", "best"))
+    states = ({k.removeprefix("transformer."): v.double().numpy() for k, v in load_file(at).items()} for at in places)
+    start, found = (at[f"{name}.weight"].T if family == "gpt2" else at[f"{name}.weight"] for at in states)
+    np.testing.assert_allclose(found, expected(kind, start, low, high, first, magnitude), atol=1e-5)
+    theirs = PeftModel.from_pretrained(AutoModel.from_pretrained(backbone), tmp_path / "last" / "adapter").eval()
+    tokens = torch.tensor([[2, 7, 9, 8, 3]])
+    ours = AutoModel.from_pretrained(tmp_path / "best").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(tokens)[0], ours(tokens)[0], atol=1e-5, rtol=0)
+
+
+def test_pissa_needs_exact_weights(tiny_bert):
+    with pytest.raises(UserError, match=r"encoder.weights is bf16, and PiSSA needs fp32\nfix: "):
+        Encoder(tiny_bert, weights="bf16", adapter=Lora(kind="pissa"))
 
 
 def test_it_is_a_backbone_a_publication_and_an_expert(backbone, tmp_path):

@@ -16,10 +16,10 @@ from tests.models import save_tiny
 from tests.objectives.helpers import agrees
 
 
-def save_expert(backbone, folder, seed, rank=2, whole=True, **options):
+def save_expert(backbone, folder, seed, rank=2, whole=True, kind="lora", **options):
     """A checkpoint whose adapter differs from 0."""
     torch.manual_seed(seed)
-    encoder = learn(Encoder(str(backbone), pooler="mean", adapter=Lora(rank=rank), **options))
+    encoder = learn(Encoder(str(backbone), pooler="mean", adapter=Lora(rank=rank, kind=kind), **options))
     encoder.save(folder, whole=whole)
     return folder
 
@@ -47,6 +47,7 @@ def test_what_cannot_be_an_expert(folders, tiny_bert, tmp_path):
         "no adapter/": tmp_path / "plain",
         "in its modules, template, length": long,
         "its vectors differ by": alien,
+        "a DoRA, which": save_expert(tiny_bert, tmp_path / "dora", 1, kind="dora"),
     }
     for message, folder in wrong.items():
         with pytest.raises(UserError, match=message):

@@ -97,7 +97,11 @@ def test_lora_gets_a_share_of_its_difference(tiny_bert, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "what"),
-    [({"adapter": SoftPrompts(length=2)}, "soft prompts"), ({"head": "mlp", "export_head": True}, "exported head")],
+    [
+        ({"adapter": SoftPrompts(length=2)}, "soft prompts"),
+        ({"adapter": Lora(kind="dora")}, "kind=dora"),
+        ({"head": "mlp", "export_head": True}, "exported head"),
+    ],
 )
 def test_what_starts_at_random_is_refused_before_anything_is_written(tiny_bert, tmp_path, arguments, what):
     encoder = Encoder(tiny_bert, **arguments)

@@ -85,7 +85,10 @@ def test_training_continues_while_the_state_of_a_step_is_written(tiny_bert, tmp_
     assert_same(again.folder, fitted(tmp_path / "whole", tiny_bert, eval_every=6).folder)
 
 
-@pytest.mark.parametrize("options", [{"adapter": Lora(rank=2, targets=["query", "value"])}, {"optimizer": "muon"}])
+LORAS = [Lora(kind=kind, rank=2, targets=["query", "value"]) for kind in ("lora", "dora", "pissa")]
+
+
+@pytest.mark.parametrize("options", [*({"adapter": lora} for lora in LORAS), {"optimizer": "muon"}])
 def test_lora_and_two_optimizers_resume(tiny_bert, tmp_path, options):
     adapter, trainer = options.get("adapter"), {k: v for k, v in options.items() if k != "adapter"}
 

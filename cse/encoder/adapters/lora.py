@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +21,23 @@ if TYPE_CHECKING:
 
 QUANTIZED = {"Params4bit", "Int8Params"}  # the weights of bitsandbytes
 
+LoraKind = Literal["lora", "rslora", "dora", "pissa"]
+NAMES: dict[LoraKind, str] = {"lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA"}
+
 
 class Lora(Adapter):
     """Trains a low-rank difference of every target layer and freezes all else; see arXiv:2106.09685, equation 3.
 
-        W + (alpha / rank) B A        A (rank, in) random, B (out, rank) 0 at first
+        lora     V = W + (alpha / rank) B A          A (rank, in) random, B (out, rank) 0 at first
+        rslora   V = W + (alpha / sqrt(rank)) B A    the scale of arXiv:2312.03732
+        dora     m V / ||V||                         each row of V has a trained length, at first W's: arXiv:2402.09353
+        pissa    V, where B A is at first the part of W with the `rank` largest singular values: arXiv:2404.02948
 
-    A checkpoint holds the merged weights, which every loader reads, and the adapter alone in peft's format.
+    A checkpoint holds the merged weights, which every loader reads, and the adapter alone in peft's format. For that,
+    the difference of PiSSA is B A less its first value, a LoRA of twice the rank.
 
     Args:
+        kind: The kind of difference, one of these four.
         rank: The rank of the differences (the paper's, for RoBERTa: 8).
         alpha: Their scale is alpha / rank. None: equal to the rank, so the scale is 1.
         dropout: Dropout on the input of the differences.
@@ -43,6 +51,7 @@ class Lora(Adapter):
     def __init__(
         self,
         *,
+        kind: LoraKind = "lora",
         rank: int = 8,
         alpha: float | None = None,
         dropout: float = 0.0,
@@ -51,6 +60,9 @@ class Lora(Adapter):
         super().__init__()
         require_at_least(1, "encoder.adapter", rank=rank)
         require_within("[0, 1)", "encoder.adapter", dropout=dropout)
+        if kind not in NAMES:
+            raise UserError(f"encoder.adapter.kind is {kind!r}\nfix: give one of {', '.join(NAMES)}")
+        self.kind: LoraKind = kind
         self.rank, self.alpha = rank, float(rank) if alpha is None else alpha
         self.dropout, self.targets = dropout, None if targets is None else list(targets)
 
@@ -58,7 +70,8 @@ class Lora(Adapter):
         """Freeze the backbone and give every target layer a trainable difference."""
         from peft import LoraConfig, inject_adapter_in_model
 
-        sizes = [max(m.in_features, m.out_features) for m in backbone.modules() if isinstance(m, nn.Linear)]
+        size = min if self.kind == "pissa" else max
+        sizes = [size(m.in_features, m.out_features) for m in backbone.modules() if isinstance(m, nn.Linear)]
         if self.rank > max(sizes, default=self.rank):
             raise UserError(
                 f"encoder.adapter.rank is {self.rank}, but the layers have up to {max(sizes)} features\n"
@@ -68,7 +81,15 @@ class Lora(Adapter):
         targets = attention_layers(backbone) if self.targets is None else list(self.targets)
         places = [f".{name}" for name, _ in backbone.named_modules()]
         absent = [target for target in targets if not any(place.endswith(f".{target}") for place in places)]
-        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=targets)
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=targets,
+            use_rslora=self.kind == "rslora",
+            use_dora=self.kind == "dora",
+            init_lora_weights="pissa" if self.kind == "pissa" else True,
+        )
         try:
             if absent:
                 raise ValueError(absent)  # peft ignores it if another target is there
@@ -82,21 +103,26 @@ class Lora(Adapter):
         for parameter in backbone.parameters():
             if parameter.requires_grad:  # in bfloat16, small steps of the optimizer would be rounded away
                 parameter.data = parameter.data.float()
+        if self.kind == "pissa":
+            self._first = {k: v.detach().clone() for k, v in _factors(backbone).items()}
 
     def describe(self) -> str:
         """A few words for the run's header."""
-        return f"LoRA r{self.rank}"
+        return f"{NAMES[self.kind]} r{self.rank}"
 
     def save(self, folder: Path, backbone: PreTrainedModel, *, source: str, revision: str | None) -> None:
         """Write the adapter alone as peft keeps one: what `cse push --adapter` publishes."""
-        from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
         config: Any = backbone.peft_config["default"]
         settings = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
         settings |= {"task_type": "FEATURE_EXTRACTION", "inference_mode": True}
         settings |= {"base_model_name_or_path": source, "revision": revision}
-        state = get_peft_model_state_dict(backbone, save_embedding_layers=False)
+        state = _factors(backbone)
+        if self.kind == "pissa":  # B A - B0 A0 = [B, -B0] [A; A0], to be added to the weights as they were
+            settings |= {"r": 2 * config.r, "lora_alpha": 2 * config.lora_alpha, "init_lora_weights": True}
+            pairs = {k: (v, self._first[k].to(v.device)) for k, v in state.items()}
+            state = {k: torch.cat([v, u]) if ".lora_A." in k else torch.cat([v, -u], 1) for k, (v, u) in pairs.items()}
         (folder / ADAPTER).mkdir()
         write_json(folder / ADAPTER / ADAPTER_CONFIG, settings)
         save_file(
@@ -104,6 +130,13 @@ class Lora(Adapter):
             folder / ADAPTER / ADAPTER_WEIGHTS,
             metadata={"format": "pt"},
         )
+
+
+def _factors(backbone: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights of the adapter, under the names of peft's files."""
+    from peft import get_peft_model_state_dict
+
+    return dict(get_peft_model_state_dict(backbone, save_embedding_layers=False))
 
 
 def attention_layers(backbone: nn.Module) -> list[str]:
@@ -152,7 +185,9 @@ def add(backbone: PreTrainedModel, folder: Path, name: str) -> None:
         added = {key: weight for key, weight in backbone.named_parameters() if f".{name}." in key}
         for weight in added.values():
             weight.data = weight.data.float()  # in the format of the backbone, what is loaded would be rounded
-        wanted = {key.replace(f".{name}.", ".") for key in added}
+        wanted = {
+            key.replace(f".{name}.", ".").replace("_magnitude_vector.weight", "_magnitude_vector") for key in added
+        }
         if not wanted <= {key.removeprefix("base_model.model.") for key in state}:
             raise ValueError
         set_peft_model_state_dict(backbone, state, adapter_name=name)
@@ -219,6 +254,12 @@ def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
             state[f"{plain}.weight"] = dequantize_module_weight(module).to(torch.bfloat16)
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
-            weight = state[f"{name}.weight"]
-            state[f"{name}.weight"] = weight + module.get_delta_weight("default").to(weight.dtype)
+            weight, delta = state[f"{name}.weight"], module.get_delta_weight("default")
+            merged = weight + delta.to(weight.dtype)
+            if "default" in module.lora_magnitude_vector:  # DoRA
+                magnitude = module.lora_magnitude_vector["default"]
+                across = magnitude.fan_in_fan_out
+                share = magnitude.weight / magnitude.get_weight_norm(weight, delta.T if across else delta, scaling=1)
+                merged = merged * (share if across else share[:, None]).detach().to(weight.dtype)
+            state[f"{name}.weight"] = merged
     return state
