@@ -21,6 +21,8 @@ BEGIN = {  # what a line may begin with
     "TRAIN": "train simcse-unsup --encoder asset:mini",
     "MINI": "train simcse-unsup --encoder asset:mini --run-dir new",
     "OWN": "train simcse-unsup --encoder CK --trainer.batch_size=4 --run-dir new",
+    "LORA": "train simcse-unsup --encoder CK --data texts.txt --run-dir new --trainer.batch_size=4 "
+    "--encoder.adapter=cse.encoder.Lora",
     "MINE": "mine ck --data texts.txt --out m.parquet",
     "GRAPH": "mine --data texts.txt --vectors graph.npy --out m.parquet",
     "SCORE": "feedback score --model encoder:ck",
@@ -185,6 +187,8 @@ BAD = {  # a command line -> what the error names
     "MINI --trusted-modules=nix.y": "--trusted-modules is nix.y, and there is no such module",
     "MINI --encoder.adapter=cse.encoder.Lora --encoder.adapter.rank=100000": "rank is 100000",
     "MINI --encoder.adapter=cse.encoder.Lora --encoder.adapter.kind=ia3": "encoder.adapter.kind is ia3",
+    "LORA --encoder.adapter.kind=pissa --encoder.weights=bf16": "and PiSSA needs fp32",
+    "LORA --encoder.adapter.kind=dora --trainer.initial_weights=mean": "encoder.adapter.kind=dora",
     "FEEDBACK --out folder": "--out folder",
     "FEEDBACK --out pairs.jsonl": "--out pairs.jsonl",
     "SCORE --data absent.jsonl --columns a b --out new.jsonl": "absent.jsonl",

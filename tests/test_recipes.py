@@ -394,6 +394,16 @@ def test_lists_hold_names_numbers_and_null():
     assert config.collator.make().templates == [None, "a {text}"]
 
 
+def test_an_argument_named_kind_reaches_its_class(tmp_path, tiny_bert):
+    """Each option of an adapter: a name that the recipe's own objects have would be lost."""
+    options = {"kind": "pissa", "rank": 3, "alpha": 5.0, "dropout": 0.25, "targets": ["query"]}
+    words = [f"--encoder.adapter.{name}={value}" for name, value in options.items() if name != "targets"]
+    given = ["--encoder.adapter=cse.encoder.Lora", *words, "--encoder.adapter.targets=[query]"]
+    texts = str(write_texts(tmp_path))
+    recipe = recipes.load("simcse-unsup", [f"--encoder.backbone={tiny_bert}", f"--data.path={texts}", *given])
+    assert vars(recipe.config.encoder.init_args.adapter.init_args) == options
+
+
 def test_another_class_keeps_the_arguments_that_it_has_too():
     def objective(*options):
         found = recipes.load("simcse-sup", [f"--objective{option}" for option in options]).config.objective

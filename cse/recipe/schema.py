@@ -52,16 +52,16 @@ class Resolved(SimpleNamespace):
     """The options of a class with their defaults: `class_path` and `init_args` of a part, or those of a dataclass.
 
     Attributes:
-        kind: The class. `vars` does not have it.
+        built_as: The class. `vars` does not have it, so that no argument may have this name.
     """
 
-    __slots__ = ("kind",)
-    kind: Any
+    __slots__ = ("built_as",)
+    built_as: Any
 
     def make(self, **known: Any) -> Any:
         """Build the object, and those that its options are; `known` are arguments as they are."""
         options = vars(self.init_args if hasattr(self, "class_path") else self)
-        return self.kind(**({name: made(value, name) for name, value in options.items()} | known))
+        return self.built_as(**({name: made(value, name) for name, value in options.items()} | known))
 
 
 class Option(NamedTuple):
@@ -159,7 +159,7 @@ class Schema:
         if is_plain(hint):
             owner = "" if hint is Settings else f"cse.{hint.__name__}"
             found = self.options(options_of(hint), value, where, owner)
-            found.kind = hint
+            found.built_as = hint
             return found
         return float(value) if hint is float else str(value) if isinstance(value, Word) else value
 
@@ -187,7 +187,7 @@ class Schema:
             raise UserError(f"{where}.class_path is {_shown(path)}\nfix: {WRITE_CLASS}")
         kind = self.resolve(path, bases, where)
         found = Resolved(class_path=str(path), init_args=self.options(options_of(kind), arguments, where, str(path)))
-        found.kind = kind
+        found.built_as = kind
         return found
 
     def resolve(self, path: str, bases: tuple[type, ...], where: str) -> type:
