@@ -206,8 +206,8 @@ def require_shape(content: Mapping[str, Any], where: str) -> None:
     kinds = get_args(KindName)
     for name in sections or ():
         if name not in kinds and not str(name).startswith("asset:"):
-            fix = f"fix: name it asset:NAME, {', '.join(kinds)}"
-            raise UserError(f"{where}: the section {name!r} in `for` is unknown\n{fix}")
+            known = ", ".join(kinds)
+            raise UserError(f"{where}: the section {name!r} in `for` is unknown\nfix: name it asset:NAME, {known}")
     for name in ("low", "high"):
         bound = content.get("expect", {}).get(name, 0.0)
         if isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound):

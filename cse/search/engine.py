@@ -231,7 +231,7 @@ def load(names: Sequence[str], data: str, overrides: Sequence[str]) -> tuple[lis
 
 def _asked(recipe: Recipe, source: Reader) -> list[int | str]:
     """The columns that a recipe reads: those that it names, or those that its data class recognizes."""
-    options, kind = vars(recipe.config.data.init_args), recipe.config.data.kind
+    options, kind = vars(recipe.config.data.init_args), recipe.config.data.built_as
     scores = options.get("score_column")
     if issubclass(kind, Texts):
         shape = of_texts(source, options.get("column"))
