@@ -4,7 +4,6 @@ import argparse
 import ast
 import inspect
 import json
-import os
 import re
 import shutil
 import signal
@@ -125,21 +124,6 @@ def assert_same_end(run: Path, whole: Path) -> None:
     for progress in done:
         del progress["seconds"], progress["log_bytes"]
     assert done[0] == done[1]
-
-
-@pytest.mark.unix
-def test_a_killed_run_resumes_bit_for_bit(tiny_bert, tmp_path, whole):
-    """Between evaluation and save; tests/test_kills.py and tests/training/test_trainer.py have other moments."""
-    strikes = {"event": "eval", "step": 4, "marker": f"{tmp_path}/struck", "signal_name": "SIGKILL"}
-    recipe, run = texts_recipe(tmp_path, tiny_bert, **strikes), tmp_path / "run"
-    command = [sys.executable, "-m", "cse", "train", recipe, "--run-dir", str(run)]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, check=False
-    )
-    assert done.returncode == -signal.SIGKILL
-    assert not (run / "last").exists()
-    assert cli.main(["train", "--resume", str(run)]) == 0
-    assert_same_end(run, whole)
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny_bert, tmp_path, whole, capsys):

@@ -19,6 +19,7 @@ from cse.evaluation.evaluators import sts_rows
 from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.simcse import SimCSE
 from cse.recipe.files import merge
+from tests.refusals import refuses
 from tests.runs import write_texts
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
@@ -320,9 +321,8 @@ SAID = {  # a wrong option -> what is said of it, and the fix
 @pytest.mark.parametrize("option", SAID)
 def test_a_wrong_option_is_named_with_its_value_and_a_fix(option):
     said, fix = SAID[option]
-    with pytest.raises(UserError) as error:
-        recipes.load("simcse-unsup", [option])
-    assert str(error.value).startswith(f"recipe simcse-unsup: {said}\nfix: {fix}")
+    message = refuses("", recipes.load, "simcse-unsup", [option])
+    assert message.startswith(f"recipe simcse-unsup: {said}\nfix: {fix}")
 
 
 def value_of(config, name):
@@ -378,9 +378,7 @@ def test_a_word_is_read_by_the_type_that_its_option_declares(word, tmp_path):
 def test_a_file_has_values_of_the_declared_type(written, said, tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(f"extends: {FOLDER / 'simcse-unsup.yaml'}\n{written}\n")
-    with pytest.raises(UserError) as error:
-        recipes.load(str(path))
-    assert str(error.value) == f"recipe {path}: {said}"
+    assert refuses("", recipes.load, str(path)) == f"recipe {path}: {said}"
     path.write_text(path.read_text().replace("'1e-3'", "1e-3"))
     if "learning_rate" in written:
         assert recipes.load(str(path)).config.trainer.learning_rate == 0.001

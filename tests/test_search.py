@@ -13,7 +13,6 @@ import yaml
 
 from cse import cli
 from cse import recipe as recipes
-from cse.errors import UserError
 from cse.evaluation.evaluator import EvalResult
 from cse.evaluation.reports.collect import Entry
 from cse.evaluation.results import Scored
@@ -22,6 +21,7 @@ from cse.search.engine import load
 from cse.search.report import judge, lines
 from cse.search.runner import SPAN, AsksTrial, own_setting, propose
 from cse.search.state import Budget, Cost, State, Trial, divide
+from tests.refusals import refuses
 from tests.runs import make_run, texts_recipe, write_texts, write_triplets
 from tests.test_cli import files
 
@@ -42,8 +42,7 @@ def test_a_budget_is_a_time_or_a_number_of_steps(text, amount, in_steps):
 
 @pytest.mark.parametrize("text", ["30", "m", "0s", "-5m", "30 minutes", "1e3s", ""])
 def test_anything_else_is_refused(text):
-    with pytest.raises(UserError, match=r"--budget is(.|\n)*fix: "):
-        Budget.parse(text)
+    refuses(r"--budget is(.|\n)*fix: ", Budget.parse, text)
 
 
 def test_every_method_has_the_same_seconds():
@@ -61,8 +60,7 @@ def test_every_method_has_the_same_steps():
 def test_a_budget_that_is_too_small_is_refused_with_one_that_suffices(budget, enough):
     """The shortest run takes 2 s, 4 evaluations of 1 s and 4 steps of 0.5 s: 8 s; 2 methods of 9 runs, 144 s."""
     costs = {"a": Cost(2.0, 0.5, 1.0), "b": Cost(1.0, 0.5, 1.0)}
-    with pytest.raises(UserError, match=rf"is too small(.|\n)*fix: give --budget {enough} or more"):
-        divide(budget, costs, 9)
+    refuses(rf"is too small(.|\n)*fix: give --budget {enough} or more", divide, budget, costs, 9)
     assert divide(Budget.parse(enough), costs, 9)["a"] == 4
 
 
@@ -393,5 +391,4 @@ def test_several_processes_are_refused(refused, monkeypatch):
 
 
 def test_a_folder_that_holds_a_search_is_not_overwritten(whole, tmp_path):
-    with pytest.raises(UserError, match="holds a search already"):
-        search(data="texts.txt", folder=whole)
+    refuses("holds a search already", search, data="texts.txt", folder=whole)

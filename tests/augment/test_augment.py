@@ -34,9 +34,9 @@ from cse.batch import Example
 from cse.data.tokens import TokenStore
 from cse.data.views.texts import AugmentedViews
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.interfaces import Augmentation
 from tests.conftest import WORDS
+from tests.refusals import refuses
 
 NUMBERS = [str(i) for i in range(40)]
 TEXT = " ".join(NUMBERS)
@@ -339,8 +339,7 @@ def test_many_at_once_are_as_one_by_one(augmentation):
     ],
 )
 def test_ranges_are_checked(build, named):
-    with pytest.raises(UserError, match=named.replace(".", r"\.")):
-        build()
+    refuses(named.replace(".", r"\."), build)
 
 
 # -- Views -----------------------------------------------------------------------------------------------------------
@@ -426,5 +425,4 @@ def test_renderings_from_a_file(tmp_path):
 def test_a_file_that_is_not_one_of_renderings(line, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"text": "a", "renderings": ["b"]}\n' + line + "\n")
-    with pytest.raises(UserError, match=r"Written.path: .*bad.jsonl:2 has no text 'text'"):
-        Written(path=str(path))("a", random.Random(1))
+    refuses(r"Written.path: .*bad.jsonl:2 has no text 'text'", lambda: Written(path=str(path))("a", random.Random(1)))

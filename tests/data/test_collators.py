@@ -10,8 +10,8 @@ from cse.data.tokens import TokenStore
 from cse.data.views.around import BothWays, Masked, RandomSpans
 from cse.data.views.texts import Halves, NestedViews, TextViews
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from tests.conftest import WORDS
+from tests.refusals import refuses
 
 ROW = " ".join(WORDS[:10])
 
@@ -210,12 +210,10 @@ ROWS = {  # what is said -> a collator and its rows
 
 @pytest.mark.parametrize("said", ARGUMENTS)
 def test_arguments_that_are_refused(said):
-    with pytest.raises(UserError, match=said):
-        ARGUMENTS[said]()
+    refuses(said, ARGUMENTS[said])
 
 
 @pytest.mark.parametrize("said", ROWS)
 def test_rows_that_are_refused(said, encoder):
     collator, rows = ROWS[said]
-    with pytest.raises(UserError, match=said):
-        ready(collator, encoder, rows)(rows)
+    refuses(said, lambda: ready(collator, encoder, rows)(rows))

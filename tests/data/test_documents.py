@@ -5,7 +5,7 @@ import gzip
 import pytest
 
 from cse.data.marked import Documents
-from cse.errors import UserError
+from tests.refusals import refuses
 
 
 def words(first, last):
@@ -79,5 +79,4 @@ def test_a_long_document_is_read_in_parts(tmp_path, monkeypatch):
 def test_bad_arguments_are_named(options, said, tmp_path):
     path = tmp_path / "documents.txt"
     path.write_text(words(0, 30))
-    with pytest.raises(UserError, match=said):
-        Documents(path, **options)
+    refuses(said, Documents, path, **options)

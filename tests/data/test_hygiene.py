@@ -13,10 +13,10 @@ from cse.data.datasets import Pairs, Texts, Triplets
 from cse.data.reading.texts import same_text_key
 from cse.data.tokens import TokenStore
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.training.callbacks import DataCheck
 from cse.training.trainer import Trainer
 from tests.conftest import WORDS
+from tests.refusals import refuses
 from tests.runs import Spread, make_run, write_recipe, write_texts
 
 SETS = {
@@ -178,8 +178,7 @@ def test_augment_shows_the_views_that_a_run_has(recipe, capsys):
 def test_a_collator_without_texts_is_named():
     from cse.commands.augment import views_of
 
-    with pytest.raises(UserError, match="SimpleNamespace does not tell which texts"):
-        views_of(SimpleNamespace(), [], epoch=0, seed=0)
+    refuses("SimpleNamespace does not tell which texts", views_of, SimpleNamespace(), [], epoch=0, seed=0)
 
 
 @pytest.mark.parametrize(

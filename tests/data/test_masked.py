@@ -9,10 +9,10 @@ from cse.batch import Example
 from cse.data.views.around import Masked
 from cse.data.views.texts import TextViews
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from tests.data.test_collators import ready, singles
 from tests.encoder.helpers import bert
 from tests.models import save_tiny
+from tests.refusals import refuses
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,7 @@ def test_only_the_text_itself_is_masked(tiny_bert, template):
 def test_a_tokenizer_without_a_mask_token_is_refused(tiny_bert):
     encoder = Encoder(tiny_bert)
     encoder.tokenizer.mask_token = None
-    with pytest.raises(UserError, match="mask token"):
-        ready(Masked(views=TextViews(max_length=12)), encoder, singles(2))
+    refuses("mask token", ready, Masked(views=TextViews(max_length=12)), encoder, singles(2))
 
 
 # -- By view, by word, within each other -------------------------------------------------------------------------------

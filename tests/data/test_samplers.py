@@ -15,6 +15,7 @@ from cse.data.datasets import Pairs
 from cse.data.loader import StepBatches
 from cse.data.samplers import ClusterBatches, LabelBatches, NegativesAsRows, NoDuplicates, Permuted
 from cse.errors import UserError
+from tests.refusals import refuses
 from tests.runs import write_recipe
 
 
@@ -41,8 +42,7 @@ def test_no_text_twice_in_a_batch():
 
 def test_one_text_everywhere():
     data = [Example(("same", f"p{i}")) for i in range(9)]
-    with pytest.raises(UserError, match=r"no 2 of the 9 rows(.|\n)*fix"):
-        NoDuplicates().batches(data, 2, 0, 0)
+    refuses(r"no 2 of the 9 rows(.|\n)*fix", lambda: NoDuplicates().batches(data, 2, 0, 0))
     assert NoDuplicates().batches(data, 1, 0, 0).shape == (9, 1)
 
 
@@ -70,9 +70,7 @@ def test_p_labels_with_k_rows_each():
     ],
 )
 def test_what_cannot_be_drawn_is_named_with_its_fix(sampler, data, size, named):
-    with pytest.raises(UserError, match=named) as error:
-        sampler.batches(data, size, 0, 0)
-    assert "fix:" in str(error.value)
+    refuses(named, sampler.batches, data, size, 0, 0)
 
 
 def test_batches_of_one_cluster():
@@ -232,7 +230,5 @@ def test_negatives_that_are_no_rows_are_not_there(tmp_path):
     nowhere = mined_for(tmp_path, [("text 0", ["unknown"]), ("other", ["text 1"])])
     with pytest.raises(UserError, match=r"no negative of a row of the data is a row(.|\n)*fix: mine them"):
         NegativesAsRows(path=nowhere).batches(data, 2, 0, 0)
-    with pytest.raises(UserError, match=r"sampler.each is 0"):
-        NegativesAsRows(path=path, each=0)
-    with pytest.raises(UserError, match=r"absent.jsonl"):
-        NegativesAsRows(path=str(tmp_path / "absent.jsonl"))
+    refuses(r"sampler.each is 0", NegativesAsRows, path=path, each=0)
+    refuses(r"absent.jsonl", NegativesAsRows, path=str(tmp_path / "absent.jsonl"))

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from cse.data.datasets import Pairs, ScoredPairs, Texts, Triplets
-from cse.errors import UserError
+from tests.refusals import refuses
 
 FLAG = [
     {"query": "q1", "pos": ["p1", "p2"], "neg": ["n1", "n2", "n3"]},
@@ -158,8 +158,7 @@ def test_translations(given):
     three = given(
         [{"translation": {"en": "a", "de": "b", "fr": "c"}}, {"translation": {"en": "x", "de": "y", "fr": "z"}}]
     )
-    with pytest.raises(UserError, match=r"(?s)texts in 3 languages: .*fix: name two of them"):
-        Pairs(three)
+    refuses(r"(?s)texts in 3 languages: .*fix: name two of them", Pairs, three)
     assert rows(Pairs(three, columns=("translation.fr", "translation.en"))) == [("c", "a"), ("z", "x")]
 
 

@@ -8,6 +8,7 @@ import pytest
 from cse.data.datasets import Pairs, Texts
 from cse.data.reading.sources import column_names
 from cse.errors import UserError
+from tests.refusals import refuses
 
 ROWS = [("one two", "eins zwei"), ("three", "drei"), ("four", "vier")]
 
@@ -49,8 +50,7 @@ def test_every_kind_plain_and_packed(tmp_path, kind, packed):
 
 def test_columns_are_checked_though_a_blank_line_comes_first(tmp_path):
     (tmp_path / "my.jsonl").write_text('\n{"a": "x", "c": "y"}\n{"a": "z"}\n')
-    with pytest.raises(UserError, match=r"(?s)no column 'b'.*'a', 'c'"):
-        Pairs(str(tmp_path / "my.jsonl"), columns=("a", "b"))
+    refuses(r"(?s)no column 'b'.*'a', 'c'", Pairs, str(tmp_path / "my.jsonl"), columns=("a", "b"))
     assert column_names(str(tmp_path / "my.jsonl")) == ["a", "c"]
 
 
@@ -98,5 +98,4 @@ def test_a_stream_says_its_columns(hub):
 
 def test_a_stream_that_breaks_off_is_no_data_set(hub):
     hub.breaks_at = 3
-    with pytest.raises(UserError, match=r"stream:org/name cannot be loaded.* the Hub cannot be reached"):
-        Texts("stream:org/name", limit=5)
+    refuses(r"stream:org/name cannot be loaded.* the Hub cannot be reached", Texts, "stream:org/name", limit=5)

@@ -13,7 +13,7 @@ from cse.data.tokens import TokenStore
 from cse.data.views.around import Masked, RandomSpans
 from cse.data.views.texts import SpanViews, TextViews
 from cse.encoder.model import Encoder
-from cse.errors import UserError
+from tests.refusals import refuses
 
 ROWS = [
     {
@@ -86,8 +86,7 @@ def test_groups():
     ],
 )
 def test_bad_rows(change, message):
-    with pytest.raises(UserError, match=message):
-        Propositions([{**ROWS[0], **change}, ROWS[1]])
+    refuses(message, Propositions, [{**ROWS[0], **change}, ROWS[1]])
 
 
 @pytest.mark.parametrize(
@@ -100,8 +99,7 @@ def test_bad_rows(change, message):
     ],
 )
 def test_bad_options(options, message):
-    with pytest.raises(UserError, match=message):
-        Propositions(ROWS, **options)
+    refuses(message, Propositions, ROWS, **options)
 
 
 def test_spans_as_tokens(tiny_bert):
@@ -113,8 +111,7 @@ def test_spans_as_tokens(tiny_bert):
     marked = {(0, 0, 0): [1, 2], (0, 1, 0): [2], (0, 1, 1): [1, 2, 3], (1, 1, 0): [1, 2]}  # (row, view, span): tokens
     assert batch.span_mask.nonzero().tolist() == [[*span, token] for span, own in marked.items() for token in own]
     assert batch.span_group[0].tolist() == [[0, 0], [1, 0]]
-    with pytest.raises(UserError, match="needs rows that mark spans"):
-        collator.needs_dropout(Example(("the cat",)))
+    refuses("needs rows that mark spans", collator.needs_dropout, Example(("the cat",)))
 
 
 def test_a_span_that_was_cut_off_is_not_there(tiny_bert):

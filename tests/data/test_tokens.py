@@ -5,8 +5,8 @@ import torch
 from cse.data import tokens
 from cse.data.tokens import TokenStore
 from cse.encoder.template import bake
-from cse.errors import UserError
 from tests.encoder.helpers import bert, byte_level
+from tests.refusals import refuses
 
 TEXTS = ["a man eats", "a woman sings a long song", "a man eats", "", "日本"]
 
@@ -111,5 +111,4 @@ def test_chunks_join(monkeypatch):
 
 
 def test_no_room_for_a_text():
-    with pytest.raises(UserError, match="max_length is 6"):
-        TokenStore.build(TEXTS, bake(byte_level(), "abc{text}def"), 6)
+    refuses("max_length is 6", TokenStore.build, TEXTS, bake(byte_level(), "abc{text}def"), 6)

@@ -21,6 +21,7 @@ from cse.publish.stage import find_adapter, stage
 from cse.training.trainer import Trainer
 from tests.encoder.helpers import learn
 from tests.models import save_tiny
+from tests.refusals import refuses
 from tests.runs import make_run
 
 TEXTS = ["the cat sat on a mat", "dog", "", "a blue tree ran fast"]
@@ -149,15 +150,12 @@ def test_another_backbone_is_refused(backbone, tmp_path):
     saved(backbone, tmp_path, pooler="mean")
     last = tmp_path / "last"
     (last / "adapter" / "adapter_model.safetensors").rename(tmp_path / "kept")
-    with pytest.raises(UserError, match=r"lacks adapter/adapter_model.safetensors\nfix: "):
-        Encoder.load(str(last))
+    refuses(r"lacks adapter/adapter_model.safetensors\nfix: ", Encoder.load, str(last))
     (tmp_path / "kept").rename(last / "adapter" / "adapter_model.safetensors")
     save_tiny("bert", backbone, tmp_path / "backbone", seed=5)
-    with pytest.raises(UserError, match=r"last holds an adapter, and the weights of its backbone .* changed.*\nfix: "):
-        Encoder.load(str(last))
+    refuses(r"last holds an adapter, and the weights of its backbone .* changed.*\nfix: ", Encoder.load, str(last))
     (tmp_path / "backbone").rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"last holds an adapter, and its backbone cannot be loaded: .*\nfix: "):
-        Encoder.load(str(last))
+    refuses(r"last holds an adapter, and its backbone cannot be loaded: .*\nfix: ", Encoder.load, str(last))
     Encoder.load(str(tmp_path / "best"))
 
 
@@ -185,5 +183,4 @@ def test_bf16_halves_a_checkpoint_and_rounds_its_weights(tiny_bert, tmp_path):
 
 def test_soft_prompts_have_no_precision(tiny_bert, tmp_path):
     run = make_run(tmp_path, tiny_bert, encoder=Encoder(tiny_bert, adapter=SoftPrompts()), save_precision="bf16")
-    with pytest.raises(UserError, match=r"trainer.save_precision is bf16.*\nfix: "):
-        Trainer(run)
+    refuses(r"trainer.save_precision is bf16.*\nfix: ", Trainer, run)

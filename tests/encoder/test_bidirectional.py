@@ -19,6 +19,7 @@ from cse.publish.card.usage import read_published, transformers_code
 from cse.publish.stage import find_adapter
 from tests.encoder.helpers import learn, loads_everywhere
 from tests.models import save_tiny
+from tests.refusals import refuses
 
 WINDOW = 3
 LAYERS = ["sliding_attention", "full_attention"]
@@ -148,8 +149,7 @@ def test_a_checkpoint_gives_the_same_vectors_elsewhere(causal, tmp_path, kind):
     model = SentenceTransformer(str(folder))
     alone = np.concatenate([model.encode([text]) for text in TEXTS])  # without padding, transformers takes another way
     assert np.abs(alone - want).max() < 1e-5
-    with pytest.raises(UserError, match="bidirectional attention, and a LoRA adapter leaves its backbone causal"):
-        find_adapter(folder, None)
+    refuses("bidirectional attention, and a LoRA adapter leaves its backbone causal", find_adapter, folder, None)
 
 
 def test_versions_that_ignore_the_flag_cannot_load_it(causal, tmp_path):
@@ -188,5 +188,4 @@ def test_refusals(causal, monkeypatch):
     with pytest.raises(UserError, match=r"soft prompts leave the backbone frozen.*\nfix: use Lora"):
         Encoder(causal("llama"), attention="bidirectional", adapter=SoftPrompts())
     recurrent = {"layer_types": ["conv", "full_attention"], "num_key_value_heads": 1}
-    with pytest.raises(UserError, match=r"lfm2\) stays causal"):
-        Encoder(causal("lfm2", **recurrent), attention="bidirectional")
+    refuses(r"lfm2\) stays causal", Encoder, causal("lfm2", **recurrent), attention="bidirectional")

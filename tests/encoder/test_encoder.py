@@ -11,7 +11,6 @@ from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import POOLERS, get_pooler
-from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.simcse import SimCSE
 from cse.training.learner import Learner
@@ -19,6 +18,7 @@ from tests.cases import below, cases, load, state
 from tests.encoder.helpers import learn, loads_everywhere
 from tests.models import save_beside
 from tests.objectives.helpers import agrees, close
+from tests.refusals import refuses
 
 TEXTS = ["the cat sat on a mat", "", "dog", "the red house " * 30, "  a blue tree ran fast"]
 
@@ -118,5 +118,4 @@ def test_a_plain_hugging_face_folder_is_read(tiny_bert):
     ],
 )
 def test_bad_arguments_are_named(tiny_bert, make, named):
-    with pytest.raises(UserError, match=named):
-        make(tiny_bert)
+    refuses(named, make, tiny_bert)

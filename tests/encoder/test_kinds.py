@@ -18,13 +18,13 @@ from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.kinds import detect
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.interfaces import Callback
 from cse.recipe.options import read
 from cse.training.sources import similarities
 from cse.training.start import resume, train
 from tests.encoder.helpers import loads_everywhere
 from tests.models import CAUSAL, ENCODERS, save_embedder, save_tiny
+from tests.refusals import refuses
 from tests.runs import write_texts
 
 TEXTS = ["the cat sat on a mat", "dog", "the red house " * 4, "a blue tree ran fast"]
@@ -118,8 +118,7 @@ def trains(name: str, kind: str, model_of, folder: Path) -> None:
     options = overrides(name, model_of(kind), write_texts(folder))
     refused = why_not(name, kind)
     if refused:
-        with pytest.raises(UserError, match=refused):
-            train(name, options, folder / "run")
+        refuses(refused, train, name, options, folder / "run")
         assert not (folder / "run").exists()
         return
     begun = train(name, [*options, "--callbacks=[tests.encoder.test_kinds.StopsAfterOneStep]"], folder / "run")
@@ -243,10 +242,8 @@ def test_soft_prompts_of_a_checkpoint_are_not_lost_in_silence(model_of, tmp_path
     encoder = Encoder(model_of("bert"), adapter=SoftPrompts(length=2))
     encoder.save(tmp_path / "reference")
     encoder.save(tmp_path / "whole", whole=True)
-    with pytest.raises(UserError, match="holds soft prompts alone\nfix: give its backbone"):
-        Encoder(str(tmp_path / "reference"))
-    with pytest.raises(UserError, match="holds soft prompts, which would be lost"):
-        Encoder(str(tmp_path / "whole"))
+    refuses("holds soft prompts alone\nfix: give its backbone", Encoder, str(tmp_path / "reference"))
+    refuses("holds soft prompts, which would be lost", Encoder, str(tmp_path / "whole"))
 
 
 # -- A tokenizer without a pad token ---------------------------------------------------------------------------------

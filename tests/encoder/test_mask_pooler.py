@@ -12,11 +12,11 @@ from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.model import Encoder
 from cse.encoder.template import added_ids, added_in, mask_position
-from cse.errors import UserError
 from cse.inference.export import OnnxEncoder, export
 from cse.publish.card.usage import transformers_code
 from tests.encoder.helpers import loads_everywhere
 from tests.models import ENCODERS, save_tiny
+from tests.refusals import refuses
 
 TEMPLATES = {"behind": "the cat {text} sat {mask} on", "before": "a {mask} dog {text} ran"}
 TEXTS = ["the cat sat on a mat", "", "dog", "the red house " * 30, "  a blue tree ran fast"]
@@ -119,8 +119,7 @@ def test_what_it_needs_is_named(tiny, tiny_bert, tmp_path):
         (maskless, behind, r"asks for a mask token, which the tokenizer does not have\nfix: use a masked"),
         (maskless, "the {text} sat [MASK] on", r"but the tokenizer has no mask token\nfix: use a masked"),
     ):
-        with pytest.raises(UserError, match=message):
-            Encoder(backbone, pooler="mask", template=template)
+        refuses(message, Encoder, backbone, pooler="mask", template=template)
 
 
 def test_other_weights_of_words_are_refused(tiny_bert, tmp_path):
@@ -129,5 +128,4 @@ def test_other_weights_of_words_are_refused(tiny_bert, tmp_path):
     weights = load_file(path)["emb_layer.weight"]
     weights[7] = 0.5
     save_file({"emb_layer.weight": weights}, path)
-    with pytest.raises(UserError, match="averaged as no pooler of cse does"):
-        Encoder.load(str(tmp_path / "best"))
+    refuses("averaged as no pooler of cse does", Encoder.load, str(tmp_path / "best"))

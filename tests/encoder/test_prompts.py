@@ -16,7 +16,6 @@ from cse.data.views.around import Masked
 from cse.data.views.texts import AugmentedViews, TextViews
 from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.evaluation import STSEvaluator
 from cse.evaluation.evaluators.sts_rows import Pairs
 from cse.evaluation.loading import load_model
@@ -25,6 +24,7 @@ from cse.mining.miners import TopK
 from cse.mining.refresh import RefreshNegatives
 from cse.publish.card.usage import sentence_transformers_code, transformers_code
 from cse.training.trainer import Trainer
+from tests.refusals import refuses
 from tests.runs import make_run
 
 PROMPTS = {"query": "sun house ", "document": "moon : "}
@@ -221,10 +221,7 @@ def test_bad_prompts_are_refused_before_a_run_writes(tiny_bert, tmp_path, case):
         run.evaluator.prompt = scored
         Trainer(run)
 
-    with pytest.raises(UserError) as error:
-        start()
-    assert {**BAD_ENCODERS, **BAD_RUNS}[case][-1] in str(error.value)
-    assert "\nfix: " in str(error.value)
+    assert {**BAD_ENCODERS, **BAD_RUNS}[case][-1] in refuses("", start)
     assert not (tmp_path / "run").exists()
 
 
@@ -232,15 +229,13 @@ def test_a_pooling_that_leaves_the_prompt_out_is_refused_by_name(prompted, tmp_p
     prompted.save(tmp_path / "model")
     config = tmp_path / "model" / "1_Pooling" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"include_prompt": False}))
-    with pytest.raises(UserError, match="leaves the prompt out"):
-        Encoder.load(str(tmp_path / "model"))
+    refuses("leaves the prompt out", Encoder.load, str(tmp_path / "model"))
     assert load_model(str(tmp_path / "model")).loader == "sentence-transformers"
 
 
 def test_placeholders_of_sentence_transformers_are_no_prompts(prompted):
     prompted.prompts = {"query": "", "document": ""}
-    with pytest.raises(UserError, match="has no prompts"):
-        prompted.prompts_by_role({"anchor": "query"})
+    refuses("has no prompts", prompted.prompts_by_role, {"anchor": "query"})
     prompted.prompts = {"query": "ask: ", "document": ""}  # as E5 and others have it
     found = prompted.prompts_by_role(ROLES)
     assert found == {"anchor": "ask: ", "positive": "", "negative": ""}
@@ -354,8 +349,7 @@ def test_an_export_states_the_prompts_and_applies_them(prompted, tmp_path):
     for choice in ({}, {"prompt_name": "document"}, {"prompt": "dog "}):
         np.testing.assert_allclose(exported.encode(TEXTS, **choice), model.encode(TEXTS, **choice), atol=1e-5)
     assert load_model(str(tmp_path / "onnx"), prompt="document").prompt == PROMPTS["document"]
-    with pytest.raises(UserError, match="it has query, document"):
-        exported.encode(TEXTS, prompt_name="passage")
+    refuses("it has query, document", exported.encode, TEXTS, prompt_name="passage")
 
 
 @pytest.mark.parametrize("default", [None, "query"])

@@ -13,7 +13,6 @@ from cse.encoder import prefix
 from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.promcse import PromCSE
 from cse.objectives.simcse import SimCSE
@@ -23,6 +22,7 @@ from tests.cases import below, cases, load, not_offered, state
 from tests.encoder.helpers import loads_everywhere
 from tests.models import from_weights, save_beside
 from tests.objectives.helpers import agrees, close
+from tests.refusals import refuses
 from tests.runs import make_run
 
 TEXTS = ["the cat sat on a mat", "", "dog", "the red house " * 30, "  a blue tree ran fast"]
@@ -187,5 +187,4 @@ def test_a_checkpoint_gives_the_same_vectors_everywhere(backbone, kind, projecti
 def test_a_damaged_checkpoint_is_an_error(tiny_bert, tmp_path):
     Encoder(tiny_bert, adapter=SoftPrompts()).save(tmp_path / "model")
     (tmp_path / "model" / "prompts.safetensors").unlink()
-    with pytest.raises(UserError, match=r"lacks prompts\.safetensors"):
-        Encoder.load(str(tmp_path / "model"))
+    refuses(r"lacks prompts\.safetensors", Encoder.load, str(tmp_path / "model"))

@@ -6,6 +6,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from cse.encoder.template import added_ids, around, bake, rebake, require_room, template_of
 from cse.errors import UserError
 from tests.encoder.helpers import bert, byte_level
+from tests.refusals import refuses
 
 TEMPLATE = 'This sentence : "{text}" means in one word: "'
 PREFIX, SUFFIX = TEMPLATE.split("{text}")
@@ -111,14 +112,11 @@ def test_no_merge_across_a_seam():
 )
 def test_bad_templates(template, message):
     for make in (lambda: bake(byte_level(), template), lambda: rebake(bake(byte_level(), TEMPLATE), template)):
-        with pytest.raises(UserError, match=message) as error:
-            make()
-        assert len(str(error.value).splitlines()) <= 5
+        refuses(message, make)
 
 
 def test_a_template_is_baked_once():
-    with pytest.raises(UserError, match="has one already"):
-        bake(bake(byte_level(), TEMPLATE), "x {text}")
+    refuses("has one already", bake, bake(byte_level(), TEMPLATE), "x {text}")
 
 
 @pytest.mark.parametrize("template", ["query {text}", "{text} means", f"{TEMPLATE} more"])
@@ -140,6 +138,5 @@ def test_another_template_takes_the_place_of_the_one_before(tokenizer, template,
 def test_room_for_a_text_beside_the_template():
     baked = bake(byte_level(), "abc{text}de")
     require_room(baked, 6)
-    with pytest.raises(UserError, match=r"collator.max_length is 5.*takes 5 of it"):
-        require_room(baked, 5, field="collator.max_length")
+    refuses(r"collator.max_length is 5.*takes 5 of it", require_room, baked, 5, field="collator.max_length")
     require_room(byte_level(), 1)

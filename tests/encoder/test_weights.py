@@ -26,6 +26,7 @@ from cse.seeding import seed_dropout
 from cse.training.trainer import Trainer
 from tests.encoder.helpers import loads_everywhere
 from tests.models import save_tiny
+from tests.refusals import refuses
 from tests.runs import make_run
 
 TEXTS = ["the cat sat on a mat dog ran fast", "red house", "", "the blue tree ran"]
@@ -106,8 +107,7 @@ def test_an_objective_that_reads_tokens_trains_bf16(tiny_bert, tmp_path):
 def test_refusals_before_anything_is_loaded(weights, monkeypatch):
     missing = "no/such/backbone"
     for adapter in (None, SoftPrompts()):
-        with pytest.raises(UserError, match=rf"encoder.weights is {weights}, and .*\nfix: "):
-            Encoder(missing, weights=weights, adapter=adapter)
+        refuses(rf"encoder.weights is {weights}, and .*\nfix: ", Encoder, missing, weights=weights, adapter=adapter)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=rf"{weights}, which needs a CUDA GPU.*\nfix: set encoder.weights to bf16"):
         Encoder(missing, weights=weights, adapter=Lora())
@@ -117,8 +117,7 @@ def test_refusals_before_anything_is_loaded(weights, monkeypatch):
         UserError, match=rf"encoder.weights={weights} needs bitsandbytes.*\nfix: pip install '.*\[bnb\]'"
     ):
         Encoder(missing, weights=weights, adapter=Lora())
-    with pytest.raises(UserError, match="soft prompts need fp32"):
-        Encoder(missing, weights="bf16", adapter=SoftPrompts())
+    refuses("soft prompts need fp32", Encoder, missing, weights="bf16", adapter=SoftPrompts())
 
 
 def quantized_run(llama, folder, weights, device):

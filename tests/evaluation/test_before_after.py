@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from cse.errors import UserError
 from cse.evaluation import before_after
 from cse.evaluation.before_after import Change
 from cse.evaluation.evaluator import EvalResult, Measure
+from tests.refusals import refuses
 
 GOLD = np.arange(8.0)
 UP, DOWN = GOLD / 10, -GOLD / 10  # a perfect ranking, and its reverse: every resample has +100 or -100
@@ -89,8 +89,7 @@ def test_a_score_without_pairs_has_no_interval():
 
 def test_other_rows_than_before_training_are_refused():
     other = made("best", {"G": 100.0}, sha="other", G=UP)
-    with pytest.raises(UserError, match="rows of G have changed"):
-        before_after.compare_part("general", ["G"], BEFORE, [other])
+    refuses("rows of G have changed", before_after.compare_part, "general", ["G"], BEFORE, [other])
 
 
 def test_sts_belongs_to_the_general_set_where_its_rows_are(tmp_path, monkeypatch):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from cse.cli import main
-from cse.errors import UserError
 from cse.evaluation.evaluators import transfer
 from cse.evaluation.evaluators.sts_rows import Missing
 from tests.cases import ORACLES, OWN, files, settings
+from tests.refusals import refuses
 
 OURS = ("SP", "BSO", "DC", "SSP")
 
@@ -58,8 +58,7 @@ def test_names_and_missing_rows(tmp_path):
     (tmp_path / "SSP" / "abs").mkdir(parents=True)
     for file in transfer.SPLITS.values():
         (tmp_path / "SSP" / "abs" / file).write_text("1 without a tab\n")
-    with pytest.raises(UserError, match=r"train\.txt"):
-        transfer.load("SSPabs", str(tmp_path))
+    refuses(r"train\.txt", transfer.load, "SSPabs", str(tmp_path))
 
 
 def test_the_command(tiny_bert, tmp_path):

@@ -9,9 +9,9 @@ import pytest
 import cse.evaluation as harness
 from cse import assets
 from cse.data.reading.texts import same_text_key
-from cse.errors import UserError
 from cse.evaluation.evaluators import sts_rows
 from cse.evaluation.evaluators.sts_rows import Missing
+from tests.refusals import refuses
 
 DEV = "STSB-dev"
 
@@ -49,8 +49,7 @@ def test_says_which_text_was_scored(write_task):
     ],
 )
 def test_malformed_row_names_file_and_line(write_task, row, message):
-    with pytest.raises(UserError, match=message):
-        load(write_task([("1", "a", "b"), row]))
+    refuses(message, load, write_task([("1", "a", "b"), row]))
 
 
 def test_files_that_are_not_the_known_set(write_task):
@@ -62,8 +61,7 @@ def test_files_that_are_not_the_known_set(write_task):
         (b"score\tsentence1\tsentence2\n1\ta\tb\n", "1 pairs with a gold score where 1500 are known"),
     ):
         (folder / "STSB" / "dev.tsv").write_bytes(content)
-        with pytest.raises(UserError, match=message):
-            load(folder, check=True)
+        refuses(message, load, folder, check=True)
 
 
 def test_cse_data_comes_after_data(write_task, tmp_path, monkeypatch):
@@ -80,8 +78,7 @@ def test_senteval_files_that_do_not_match(tmp_path):
     for subset in ("FNWN", "headlines", "OnWN"):
         (base / f"STS.input.{subset}.txt").write_text("a\tb\nc\td\n")
         (base / f"STS.gs.{subset}.txt").write_text("1\n")
-    with pytest.raises(UserError, match=r"has 2 lines and .* has 1"):
-        load(tmp_path, "STS13")
+    refuses(r"has 2 lines and .* has 1", load, tmp_path, "STS13")
 
 
 def test_hub_rows_have_no_subsets(monkeypatch):
@@ -91,8 +88,7 @@ def test_hub_rows_have_no_subsets(monkeypatch):
     assert list(found.subsets) == [sts_rows.POOLED]
     assert found.source.kind == "hub"
     assert found.source.where == "mteb/sts13-sts@7e90230a"
-    with pytest.raises(UserError, match="1500 pairs with a gold score where 3750 are known"):
-        sts_rows.load(sts_rows.tasks()["STS14"])
+    refuses("1500 pairs with a gold score where 3750 are known", sts_rows.load, sts_rows.tasks()["STS14"])
 
 
 def test_sickr_is_cut_out_of_the_hubs_joined_rows(monkeypatch):
@@ -155,8 +151,7 @@ SPELLINGS = {
 def test_spellings():
     assert {written: " ".join(task.name for task in sts_rows.resolve(written)) for written in SPELLINGS} == SPELLINGS
     for wrong, near in (("STS-12", "STS12"), ("SICKRR", "SICKR"), ("stsmini", "sts-mini")):
-        with pytest.raises(UserError, match=f"unknown task '{wrong}'; the nearest is '{near}"):
-            sts_rows.resolve(wrong)
+        refuses(f"unknown task '{wrong}'; the nearest is '{near}", sts_rows.resolve, wrong)
 
 
 FOLDER = Path(harness.__file__).parent / "data"

@@ -10,12 +10,12 @@ import pytest
 from pyarrow import parquet
 
 from cse import recipe as recipes
-from cse.errors import UserError
 from cse.evaluation.evaluators import sts_rows
 from eval import paper
 from tests.conftest import WORDS
 from tests.forks import Forks
 from tests.models import save_tiny
+from tests.refusals import refuses
 from tests.runs import metrics
 
 PUBLISHED = [name for name in recipes.names() if name.startswith("paper/")]
@@ -171,8 +171,7 @@ def test_each_published_recipe_trains_scores_and_resumes(name, place, in_forks, 
     few += SUITED.get(name[6:], ["--trainer.initial_weights=ignore"])
     few += [f"--callbacks={json.dumps([{'class_path': 'tests.runs.Strikes', 'init_args': strikes}])}"]
     given = {"overrides": few, "hub": place / "hub", "unchecked": True, "data": str(place / "sts")}
-    with pytest.raises(UserError, match="ended with -9"):
-        paper.run(name, 1, place / "runs", **given)
+    refuses("ended with -9", paper.run, name, 1, place / "runs", **given)
     summary = paper.run(name, 1, place / "runs", **given)
     assert summary["verdict"].startswith("no verdict")
     assert len(paper.rows([summary])[1]) == 6

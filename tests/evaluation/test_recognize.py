@@ -7,9 +7,9 @@ import pytest
 import cse.evaluation
 from cse import cli
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.evaluation.recognize import own_rows, recognize
 from tests.evaluation.helpers import write_beir
+from tests.refusals import refuses
 
 WORDS = ["a cat", "the cat sat", "red moon", "a dog", "dogs run", "blue sky", "old house", "new bread"]
 ROWS = [(WORDS[i % 8], WORDS[(i * 3 + 1) % 8] + f" {i}") for i in range(24)]
@@ -74,11 +74,9 @@ def test_folders(folder):
 )
 def test_what_does_not_fit(folder, monkeypatch, name, kind, message):
     monkeypatch.chdir(folder)
-    with pytest.raises(UserError, match=message):
-        recognize(name, kind)
+    refuses(message, recognize, name, kind)
     (folder / "odd.tsv").write_text("one\ttwo\na\tb\n")
-    with pytest.raises(UserError, match="has the columns one, two: no evaluator fits"):
-        recognize("odd.tsv")
+    refuses("has the columns one, two: no evaluator fits", recognize, "odd.tsv")
 
 
 def test_eval_prints_what_it_understood_and_writes_results(folder, tiny_bert, capsys):
@@ -95,8 +93,7 @@ def test_eval_prints_what_it_understood_and_writes_results(folder, tiny_bert, ca
 
 def test_the_dev_rows_of_a_search_are_options_of_a_recipe(folder):
     assert own_rows("--dev", "sts-mini-dev") is None
-    with pytest.raises(UserError, match="a folder without rows of its own"):
-        own_rows("--dev", str(folder / "sts"))
+    refuses("a folder without rows of its own", own_rows, "--dev", str(folder / "sts"))
     name, data = own_rows("--dev", str(folder / "triplets.tsv")).overrides()
     assert name == "--evaluator=cse.evaluation.Triplets"
     path = str(folder / "triplets.tsv")

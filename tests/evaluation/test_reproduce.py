@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cse.errors import UserError
 from eval import reproduce
+from tests.refusals import refuses
 
 
 def test_summary_by_hand():
@@ -95,5 +95,4 @@ def test_an_interrupted_run_goes_on_and_other_weights_are_scored_again(world):
 def test_other_settings_are_refused(world):
     world.go(1)
     (world.runs / "r" / "reproduce-s42" / "recipe.yaml").write_text("other")
-    with pytest.raises(UserError, match="holds a run of other settings"):
-        world.go(1)
+    refuses("holds a run of other settings", world.go, 1)

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.evaluation import NanoBEIR, Retrieval
 from cse.evaluation.encoding import changing
 from cse.evaluation.evaluators import retrieval as ranking
 from cse.evaluation.evaluators.retrieval import HUB, SETS, measure_rankings, nearest, role_prompt
 from tests.evaluation.helpers import collection, tables, write_beir
+from tests.refusals import refuses
 
 MEASURES = [f"{name}@{k}" for name in ("ndcg", "mrr", "recall", "map", "precision", "hit") for k in (1, 3, 10)]
 
@@ -130,8 +130,7 @@ def test_prompts_by_role(tiny_bert):
     for name, array in by_hand.measure(plain)[0].arrays.items():
         np.testing.assert_allclose(found.arrays[name], array, atol=1e-6)
     assert role_prompt(named, "other", ("query",)) == "other"
-    with pytest.raises(UserError, match="prompt_name is 'absent'"):
-        Retrieval(queries=queries, query_prompt="absent", **parts)(named)
+    refuses("prompt_name is 'absent'", lambda: Retrieval(queries=queries, query_prompt="absent", **parts)(named))
 
 
 def test_documents_with_the_id_of_the_query_are_skipped():
@@ -193,8 +192,7 @@ def test_hub(monkeypatch, encoder, judgments):
     own = Retrieval(queries=queries, corpus=corpus, qrels=qrels, precision="fp32").measure(encoder)[0]
     assert (found.name, found.where, found.sha256, found.value) == ("set", "Hub org/set@v1", own.sha256, own.value)
     del held["corpus", "corpus"]
-    with pytest.raises(UserError, match="needs the name of a configuration"):
-        Retrieval("org/set@v1", split="dev")
+    refuses("needs the name of a configuration", Retrieval, "org/set@v1", split="dev")
 
 
 def test_what_cannot_be_scored_is_counted(encoder):
@@ -239,8 +237,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_rows(case):
     options, message = BAD[case]
-    with pytest.raises(UserError, match=message):
-        Retrieval(**{"queries": QUERIES, "corpus": CORPUS, "qrels": QRELS} | options)
+    refuses(message, Retrieval, **{"queries": QUERIES, "corpus": CORPUS, "qrels": QRELS} | options)
 
 
 @pytest.mark.parametrize(
@@ -254,8 +251,7 @@ def test_bad_rows(case):
 def test_bad_folders(tmp_path, change, message):
     folder = write_beir(tmp_path / "set", QUERIES, CORPUS, {"q1": {"b": 1}})
     change(folder)
-    with pytest.raises(UserError, match=message):
-        Retrieval(folder)
+    refuses(message, Retrieval, folder)
 
 
 @pytest.fixture
@@ -304,10 +300,7 @@ def test_the_hub(monkeypatch, hash_encoder):
 
 
 def test_what_is_missing(nano):
-    with pytest.raises(UserError, match="'Wikipedia', which is not a set of NanoBEIR"):
-        NanoBEIR(["Wikipedia"])
-    with pytest.raises(UserError, match=r"no folder NanoMSMARCO and no file corpus/NanoMSMARCO\.\*"):
-        NanoBEIR(["MSMARCO"], data=nano / "copy")
+    refuses("'Wikipedia', which is not a set of NanoBEIR", NanoBEIR, ["Wikipedia"])
+    refuses(r"no folder NanoMSMARCO and no file corpus/NanoMSMARCO\.\*", NanoBEIR, ["MSMARCO"], data=nano / "copy")
     (nano / "copy" / "corpus" / "NanoNQ-00001.jsonl").write_text(json.dumps({"_id": "a", "text": "b"}))
-    with pytest.raises(UserError, match="2 files corpus/NanoNQ"):
-        NanoBEIR(["NQ"], data=nano / "copy")
+    refuses("2 files corpus/NanoNQ", NanoBEIR, ["NQ"], data=nano / "copy")

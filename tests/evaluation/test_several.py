@@ -7,6 +7,7 @@ from cse.evaluation.reports import table
 from cse.evaluation.scoring import describe
 from cse.publish import card
 from tests.evaluation.helpers import Numbers, finding
+from tests.refusals import refuses
 
 
 class Sets(RowEvaluator):
@@ -48,14 +49,11 @@ def test_the_rows_that_select_are_told_from_the_others(hash_encoder, primary, na
 
 
 def test_names_that_are_wrong():
-    with pytest.raises(UserError, match="primary is 'b', and evaluators has a"):
-        Several({"a": Numbers()}, primary="b")
-    with pytest.raises(UserError, match="two sets of rows are named 'x'"):
-        require_distinct([finding("x"), finding("x")])
+    refuses("primary is 'b', and evaluators has a", Several, {"a": Numbers()}, primary="b")
+    refuses("two sets of rows are named 'x'", require_distinct, [finding("x"), finding("x")])
     wrong = Numbers()
     wrong.primary = "syllables"
-    with pytest.raises(UserError, match=r"Numbers.primary is 'syllables', and it returned words, letters"):
-        run_evaluator(wrong, None)
+    refuses(r"Numbers.primary is 'syllables', and it returned words, letters", run_evaluator, wrong, None)
 
 
 def test_different_measures_have_no_mean():

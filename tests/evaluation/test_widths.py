@@ -12,7 +12,6 @@ import cse
 from cse import cli
 from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.evaluation.encoding import Reduced
 from cse.evaluation.reports.reporting import report
 from cse.evaluation.reports.table import reduced, series
@@ -21,6 +20,7 @@ from cse.interfaces import Evaluator
 from cse.publish.card import PLOT, write_card
 from cse.publish.stage import stage
 from tests.conftest import WORDS
+from tests.refusals import refuses
 
 TASK = "STSB-dev"
 DRAWN = random.Random(1)
@@ -107,8 +107,7 @@ def test_bad_widths_are_one_error(scored, given, capsys):
     error = capsys.readouterr().err
     assert error.startswith("cse: --dimensions")
     assert "\nfix: give" in error
-    with pytest.raises(UserError, match=r"--dimensions has 2.5"):
-        evaluate(scored / "best", TASK, dimensions=[2.5])
+    refuses(r"--dimensions has 2.5", evaluate, scored / "best", TASK, dimensions=[2.5])
 
 
 def test_the_report_shows_them(scored, tmp_path):

@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import threading
-import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -23,7 +22,6 @@ class Server:
         self.plans = {word: list(behaviors) for word, behaviors in (plans or {}).items()}
         self.before = before
         self.requests: list[dict] = []  # the bodies, in the order of arrival
-        self.times: list[float] = []
         self.keys: set[str] = set()
         self.lock, self.over = threading.Lock(), threading.Event()
         self.http = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"owner": self}))
@@ -62,7 +60,6 @@ class _Handler(BaseHTTPRequestHandler):
         owner = self.owner
         with owner.lock:
             owner.requests.append(body)
-            owner.times.append(time.monotonic())
             number = len(owner.requests)
         owner.keys.add(self.headers.get("Authorization", ""))
         owner.before(number)
@@ -112,10 +109,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_blocked(self, _, __):
         self.send(json.dumps({"error": {"message": "filtered", "code": "content_filter"}}), 400)
-
-    def do_echo(self, _, __):
-        """Repeats the key in its complaint."""
-        self.send(json.dumps({"error": {"message": f"bad key {self.headers['Authorization']}"}}), 401)
 
     def do_hang(self, _, __):
         """Nothing comes; the line stays open for as long as the server runs."""

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from cse.errors import UserError
 from cse.feedback import prompts
 from cse.feedback.answers import SCHEMAS, Unusable, parse
 from cse.feedback.tasks import mask
+from tests.refusals import refuses
 
 PAIR = {"text_a": "A cat sat.", "text_b": "A dog ran."}
 
@@ -165,8 +165,7 @@ NO_PROMPTS = [
 
 @pytest.mark.parametrize("changes", NO_PROMPTS)
 def test_a_file_that_is_no_prompt_is_named(tmp_path, changes):
-    with pytest.raises(UserError, match=r"own\.yaml|temperature"):
-        prompts.load([own_prompt(tmp_path, **changes)])
+    refuses(r"own\.yaml|temperature", prompts.load, [own_prompt(tmp_path, **changes)])
 
 
 # -- Masking ---------------------------------------------------------------------------------------------------------

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from cse.errors import UserError
 from cse.feedback.meter import Halted, Limits, Meter, Stop
 from cse.feedback.store import Reply, Store, key_of
+from tests.refusals import refuses
 
 
 class Clock(threading.Event):
@@ -115,12 +115,10 @@ def test_keys_tell_everything_apart():
 
 def test_a_file_that_is_no_store_is_named(tmp_path):
     (tmp_path / "answers.sqlite").write_text("no database at all, whatever it says " * 9)
-    with pytest.raises(UserError, match="--cache"):
-        Store(tmp_path / "answers.sqlite")
+    refuses("--cache", Store, tmp_path / "answers.sqlite")
 
 
 def test_answers_that_cannot_be_kept_end_the_job(tmp_path):
     store = Store(tmp_path / "answers.sqlite")
     store._database.execute("PRAGMA query_only = 1")
-    with pytest.raises(UserError, match="cannot be written"):
-        store.put([("key", Reply("text"))])
+    refuses("cannot be written", store.put, [("key", Reply("text"))])

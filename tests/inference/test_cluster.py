@@ -10,9 +10,9 @@ from cse.cli import main
 from cse.data.samplers import ClusterBatches
 from cse.encoder.model import Encoder
 from cse.encoder.vectors import unit
-from cse.errors import UserError
 from cse.inference import cluster as clustering
 from cse.inference.cluster import k_means
+from tests.refusals import refuses
 from tests.runs import write_texts, write_triplets
 
 
@@ -68,5 +68,4 @@ def test_from_python_a_killed_call_resumes(tiny_bert, tmp_path, monkeypatch):
 
 def test_rows_that_cannot_have_a_label(tiny_bert, tmp_path):
     scored = [{"sentence1": f"a {i}", "sentence2": f"b {i}", "score": i / 5} for i in range(3)]
-    with pytest.raises(UserError, match="scored pairs, which have no label"):
-        cse.cluster(tiny_bert, scored, tmp_path / "c.jsonl", clusters=2)
+    refuses("scored pairs, which have no label", cse.cluster, tiny_bert, scored, tmp_path / "c.jsonl", clusters=2)

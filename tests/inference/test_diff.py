@@ -9,9 +9,9 @@ import pytest
 import cse
 from cse import cli
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.inference.diff import align, delete, diff
 from tests.cases import cases, load, settings
+from tests.refusals import refuses
 
 PAIR = ("the cat sat on a mat", "the dog sat on the red mat")
 
@@ -61,8 +61,7 @@ def test_from_python(tiny_bert):
         ({"a": "the cat " * 40, "b": "y"}, "has more than the 40 tokens"),
         ({"a": "the cat " * 12, "b": "the dog " * 12, "method": "mask"}, "together more than the 40 tokens"),
     ):
-        with pytest.raises(UserError, match=message):
-            cse.diff(**arguments, model=tiny_bert)
+        refuses(message, cse.diff, **arguments, model=tiny_bert)
 
 
 def test_the_command_writes_lines_json_and_a_page(tiny_bert, tmp_path, capsys):

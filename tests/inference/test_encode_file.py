@@ -15,11 +15,11 @@ from transformers import BertConfig
 from cse.encoder.checkpoint.identity import model_hash
 from cse.encoder.job import partial_files
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.inference import encode as encode_file
 from cse.inference.encode import TextFile
 from cse.inference.encode import encode_file as encode
 from tests.inference.helpers import Killed, kill_after, lines
+from tests.refusals import refuses
 
 BLOCK = 8
 
@@ -164,8 +164,7 @@ def test_a_partial_file_of_something_else_is_refused_and_kept(encoder, tiny_bert
         "precision was fp32 and is bf16": (encoder, texts, before | {"precision": "bf16"}),
     }
     for reason, (other, rows, options) in cases.items():
-        with pytest.raises(UserError, match=reason):
-            encode(other, rows, out, **options)
+        refuses(reason, encode, other, rows, out, **options)
         assert [path.read_bytes() for path in partial_files(out)] == kept
     encode(encoder, texts, out, **before)
 
@@ -228,8 +227,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch, suffix):
 def test_a_file_that_changes_while_it_is_read(encoder, file, tmp_path):
     texts = TextFile.scan(str(file))
     file.write_text(file.read_text() + "the cat\n")
-    with pytest.raises(UserError, match="changed while"):
-        encode(encoder, texts, tmp_path / "v.npy", precision="fp32", save_every=BLOCK)
+    refuses("changed while", encode, encoder, texts, tmp_path / "v.npy", precision="fp32", save_every=BLOCK)
     assert not (tmp_path / "v.npy").exists()
 
 
@@ -240,6 +238,5 @@ def test_windows_of_tokens(tiny_bert, tmp_path):
     encode(encoder, texts, out, precision="fp32", save_every=BLOCK, windows=4)
     assert np.allclose(np.load(out), encoder.encode(lines(20), windows=4), atol=1e-6)
     assert np.abs(np.load(out) - encoder.encode(lines(20))).max() > 1e-3
-    with pytest.raises(UserError, match="windows is 9"):
-        encode(encoder, texts, tmp_path / "new.npy", windows=9)
+    refuses("windows is 9", encode, encoder, texts, tmp_path / "new.npy", windows=9)
     assert not list(tmp_path.glob("new*"))

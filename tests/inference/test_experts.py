@@ -8,12 +8,12 @@ import cse
 from cse import cli
 from cse.encoder.adapters.lora import Lora
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.objectives.parts.functional import contrast
 from tests.cases import cases, load
 from tests.encoder.helpers import learn
 from tests.models import save_tiny
 from tests.objectives.helpers import agrees
+from tests.refusals import refuses
 
 
 def save_expert(backbone, folder, seed, rank=2, whole=True, kind="lora", **options):
@@ -33,12 +33,9 @@ def folders(tiny_bert, tmp_path_factory):
 
 def test_what_cannot_be_an_expert(folders, tiny_bert, tmp_path):
     experts = cse.Experts(folders, device="cpu")
-    with pytest.raises(UserError, match="no adapter for 'sports'"):
-        experts.encode(["a"], ["sports"])
-    with pytest.raises(UserError, match="2 texts and 1 labels"):
-        experts.encode(["a", "b"], ["legal"])
-    with pytest.raises(UserError, match="has no checkpoint"):
-        cse.Experts({})
+    refuses("no adapter for 'sports'", experts.encode, ["a"], ["sports"])
+    refuses("2 texts and 1 labels", experts.encode, ["a", "b"], ["legal"])
+    refuses("has no checkpoint", cse.Experts, {})
     Encoder(tiny_bert, pooler="mean").save(tmp_path / "plain")
     long = save_expert(tiny_bert, tmp_path / "long", 1, max_length=7)
     other = save_tiny("bert", tiny_bert, tmp_path / "other", max_position_embeddings=40, seed=5)
@@ -50,8 +47,7 @@ def test_what_cannot_be_an_expert(folders, tiny_bert, tmp_path):
         "a DoRA, which": save_expert(tiny_bert, tmp_path / "dora", 1, kind="dora"),
     }
     for message, folder in wrong.items():
-        with pytest.raises(UserError, match=message):
-            cse.Experts({"legal": folders["legal"], "x": folder}, device="cpu")
+        refuses(message, cse.Experts, {"legal": folders["legal"], "x": folder}, device="cpu")
 
 
 def write_rows(folder, rows):

@@ -18,6 +18,7 @@ from cse.inference import export
 from cse.inference.export import OnnxEncoder
 from tests.conftest import WORDS
 from tests.models import save_tiny
+from tests.refusals import refuses
 
 pytest.importorskip("onnxruntime")
 TEMPLATE = "the cat sat on a {text} mat"
@@ -221,8 +222,7 @@ def test_an_architecture_that_cannot_be_traced(tiny_bert, tmp_path, monkeypatch)
         return self.encoder.backbone(input_ids[:, : int(attention_mask.sum())]).last_hidden_state[:, 0]
 
     monkeypatch.setattr(export.Graph, "forward", forward)
-    with pytest.raises(UserError, match="Encoder \\(bert\\) cannot be exported"):
-        export.export(Encoder(tiny_bert, layers=1), tmp_path / "onnx")
+    refuses("Encoder \\(bert\\) cannot be exported", export.export, Encoder(tiny_bert, layers=1), tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -235,13 +235,11 @@ def test_a_package_that_is_missing(tiny_bert, tmp_path, monkeypatch, name):
 
 def test_what_is_no_export_or_a_damaged_one(bert, tmp_path):
     _, folder = bert
-    with pytest.raises(UserError, match="lacks model"):
-        OnnxEncoder(folder / "best")
+    refuses("lacks model", OnnxEncoder, folder / "best")
     shutil.copytree(folder / "onnx", tmp_path / "onnx")
     model = tmp_path / "onnx" / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1000])
-    with pytest.raises(UserError, match=r"model.onnx cannot be loaded.*\nfix: export it again"):
-        OnnxEncoder(tmp_path / "onnx")
+    refuses(r"model.onnx cannot be loaded.*\nfix: export it again", OnnxEncoder, tmp_path / "onnx")
 
 
 def test_a_width(bert, tmp_path, capsys):

@@ -7,11 +7,11 @@ from sentence_transformers import SentenceTransformer
 
 from cse.cli import main
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.inference.whiten import fit_all_but_the_top, fit_clip, fit_whitening, layer_means, outliers, whiten
 from cse.objectives.parts.functional import cosine_matrix
 from tests.cases import cases, load
 from tests.conftest import WORDS
+from tests.refusals import refuses
 
 
 def applied(dense, x):
@@ -37,10 +37,8 @@ def test_every_case_of_the_oracle(name):
 def test_errors():
     x = np.random.default_rng(3).normal(size=(4, 6))
     for k, message in ((0, "6 dimensions"), (7, "6 dimensions"), (4, "3 directions")):
-        with pytest.raises(UserError, match=f"k is {k}.*{message}"):
-            fit_whitening(x, k)
-    with pytest.raises(UserError, match="1 sentences"):
-        fit_whitening(x[:1], 1)
+        refuses(f"k is {k}.*{message}", fit_whitening, x, k)
+    refuses("1 sentences", fit_whitening, x[:1], 1)
 
 
 def test_the_command(tiny_bert, tmp_path, capsys):
@@ -96,8 +94,7 @@ def test_clipping_twice_is_clipping_once():
     once = applied(fit_clip(means), x)
     assert torch.equal(applied(fit_clip(means), once.numpy()), once)
     assert (once == 0).all(0).nonzero().flatten().tolist() == [7]
-    with pytest.raises(UserError, match="none of the 30 dimensions is an outlier"):
-        fit_clip(means[:, 10:])
+    refuses("none of the 30 dimensions is an outlier", fit_clip, means[:, 10:])
 
 
 def test_the_means_of_layers(tiny_bert):
@@ -106,11 +103,9 @@ def test_the_means_of_layers(tiny_bert):
     every = [torch.cat([encoder.states(*row).hidden[layer][0] for row in rows]) for layer in range(3)]  # (tokens, H)
     want = np.stack([states.mean(0).detach().numpy() for states in every])
     assert np.abs(layer_means(encoder, texts) - want).max() < 1e-6
-    with pytest.raises(UserError, match="the pooler cls"):
-        layer_means(Encoder.load(tiny_bert, pooler="cls"), texts)
+    refuses("the pooler cls", layer_means, Encoder.load(tiny_bert, pooler="cls"), texts)
     whitened = whiten(encoder, sentences(), 4)
-    with pytest.raises(UserError, match="a Dense after pooling"):
-        layer_means(whitened, texts)
+    refuses("a Dense after pooling", layer_means, whitened, texts)
 
 
 def test_all_but_the_top_through_a_checkpoint(tiny_bert, tmp_path, capsys):

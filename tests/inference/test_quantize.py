@@ -10,12 +10,12 @@ from cse import open_vectors
 from cse.cli import main
 from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.inference.quantize import FILE, Calibration, dequantize, nearest, quantize, rendered
 from cse.publish.card import write_card
 from cse.publish.card.usage import quantize_code
 from cse.publish.hub import published
 from cse.publish.stage import stage
+from tests.refusals import refuses
 from tests.runs import write_texts
 
 RNG = np.random.default_rng(0)
@@ -71,14 +71,11 @@ def test_a_file_of_ranges(tmp_path):
     assert (read.ranges == ranges.ranges).all()
     assert (read.texts, read.made_from) == (200, {"model": "a", "normalize": True})
     read.require(tmp_path / "q.json", {"model": "a", "normalize": True})
-    with pytest.raises(UserError, match="normalize was True"):
-        read.require(tmp_path / "q.json", {"model": "a", "normalize": False})
-    with pytest.raises(UserError, match="the model is another one"):
-        read.require(tmp_path / "q.json", {"model": "b"})
+    refuses("normalize was True", read.require, tmp_path / "q.json", {"model": "a", "normalize": False})
+    refuses("the model is another one", read.require, tmp_path / "q.json", {"model": "b"})
     for damaged in ("{", "{}", '{"low": [1], "high": [0], "texts": 1, "made_from": {}}'):
         (tmp_path / "q.json").write_text(damaged)
-        with pytest.raises(UserError, match="cannot be read"):
-            Calibration.read(tmp_path / "q.json")
+        refuses("cannot be read", Calibration.read, tmp_path / "q.json")
 
 
 def test_errors():
@@ -91,8 +88,7 @@ def test_errors():
         (lambda: nearest(x, quantize(x, "binary"), 0, kind="binary"), "nearest.k is 0"),
         (lambda: nearest(x, quantize(x, "binary"), 1, kind="ubinary"), "of int8, and vectors of 20 dimensions have 3"),
     ):
-        with pytest.raises(UserError, match=message):
-            call()
+        refuses(message, call)
 
 
 @pytest.fixture

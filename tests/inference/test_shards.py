@@ -15,11 +15,11 @@ import cse
 from cse import cli
 from cse.data.reading.files import FileReader
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.inference.encode import TextFile, cut_into
 from cse.inference.encode import encode_file as encode
 from cse.inference.shards import Shard, ShardedVectors, chosen, launched, missing, open_vectors
 from tests.inference.helpers import Killed, kill_after, lines
+from tests.refusals import refuses
 
 BLOCK = 4  # of 43 rows: 11 blocks
 
@@ -52,8 +52,7 @@ def test_shards_are_counted_from_one_and_share_all_pieces():
 
 @pytest.mark.parametrize("text", ["4", "3/0", "-1/4", "1/4/2", "a/b", "", "1.5/4"])
 def test_a_shard_that_does_not_exist(text):
-    with pytest.raises(UserError, match=r"counted from 1.*\nfix: give "):
-        chosen(text, None)
+    refuses(r"counted from 1.*\nfix: give ", chosen, text, None)
 
 
 def array(task, count):
@@ -95,8 +94,7 @@ UNFIT = [  # in which 16 shards cannot be shared
 def test_a_launcher_whose_numbers_do_not_fit(variables, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=r"(?s)cannot be shared.*fix: give --shard|--shards is 16, and 17 processes"):
-        chosen(None, 16)
+    refuses(r"(?s)cannot be shared.*fix: give --shard|--shards is 16, and 17 processes", chosen, None, 16)
 
 
 # -- What is written --------------------------------------------------------------------------------------------------
@@ -134,8 +132,7 @@ def test_shards_of_several_files_read_only_their_own(encoder, file, tmp_path, mo
     write(encoder, folder, tmp_path / "v", [Shard(2, 3)])
     assert np.asarray(open_vectors(tmp_path / "v")).tobytes() == want.tobytes()
     (folder / "00.txt").write_text("\n".join(reversed(lines(10))) + "\n")
-    with pytest.raises(UserError, match="the texts changed"):
-        write(encoder, folder, tmp_path / "v", [Shard(3, 3)])
+    refuses("the texts changed", write, encoder, folder, tmp_path / "v", [Shard(3, 3)])
 
 
 def test_processes_that_start_at_once_read_the_texts_once(file, monkeypatch):
@@ -161,8 +158,7 @@ def test_a_killed_shard_resumes_after_its_last_block(encoder, file, tmp_path, mo
     with pytest.raises(Killed):
         write(encoder, file, out, shards, progress=kill_after(9))  # 5 blocks and 3 of 6; a call when each begins
     assert [str(shard) for shard in missing(out)] == ["2/2"]
-    with pytest.raises(UserError, match="has 1 of 2 shards; 2/2 is missing"):
-        open_vectors(out)
+    refuses("has 1 of 2 shards; 2/2 is missing", open_vectors, out)
     seen, real = [], encoder.encode_read
     monkeypatch.setattr(encoder, "encode_read", lambda read, **how: seen.append(read.texts) or real(read, **how))
     write(encoder, file, out, shards)
@@ -175,8 +171,7 @@ def test_a_killed_shard_resumes_after_its_last_block(encoder, file, tmp_path, mo
 
 def test_two_jobs_on_one_shard(encoder, file, tmp_path):
     def second(rows: int) -> None:
-        with pytest.raises(UserError, match=r"another process is writing"):
-            write(encoder, file, tmp_path / "v", [Shard(2, 2)])
+        refuses(r"another process is writing", write, encoder, file, tmp_path / "v", [Shard(2, 2)])
         write(encoder, file, tmp_path / "v", [Shard(1, 2)])
 
     write(encoder, file, tmp_path / "v", [Shard(2, 2)], progress=second)
@@ -187,8 +182,7 @@ def test_a_folder_of_another_job_is_refused(encoder, file, tmp_path):
     out = tmp_path / "v"
     write(encoder, file, out, [Shard(1, 2)])
     kept = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(UserError, match="shards was 2 and is 4"):
-        write(encoder, file, out, [Shard(4, 4)])
+    refuses("shards was 2 and is 4", write, encoder, file, out, [Shard(4, 4)])
     assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
 
 
@@ -198,20 +192,16 @@ def test_shards_that_do_not_belong_together_are_not_read(encoder, tiny_bert, fil
     write(Encoder(tiny_bert, pooler="cls"), file, tmp_path / "b", both)
     stray = next((tmp_path / "b").glob("*-00001-*.npy"))
     (tmp_path / "a" / stray.name).write_bytes(stray.read_bytes())
-    with pytest.raises(UserError, match=rf"(?s)shards of another model.*{stray.name}.*fix: move"):
-        open_vectors(tmp_path / "a")
+    refuses(rf"(?s)shards of another model.*{stray.name}.*fix: move", open_vectors, tmp_path / "a")
     (tmp_path / "a" / stray.name).unlink()
     own = next((tmp_path / "a").glob("*-00002-*.npy"))
     own.write_bytes(own.read_bytes()[:-4])
     own.with_name(f"{own.name}.sha256").unlink()  # as cse 0.1.0 left it; tests/faults has shards with their sums
-    with pytest.raises(UserError, match=rf"{own.name} cannot be read: .*\nfix: run the cse encode .* again"):
-        open_vectors(tmp_path / "a")
+    refuses(rf"{own.name} cannot be read: .*\nfix: run the cse encode .* again", open_vectors, tmp_path / "a")
     np.save(own, np.ones((3, 16), dtype=np.float32))
-    with pytest.raises(UserError, match=r"has an array \(3, 16\)"):
-        open_vectors(tmp_path / "a")
+    refuses(r"has an array \(3, 16\)", open_vectors, tmp_path / "a")
     own.unlink()
-    with pytest.raises(UserError, match=r"1 of 2 shards; 2/2 is missing\nfix: .* --shard 2/2"):
-        open_vectors(tmp_path / "a")
+    refuses(r"1 of 2 shards; 2/2 is missing\nfix: .* --shard 2/2", open_vectors, tmp_path / "a")
 
 
 def test_rows_of_shards_are_those_of_one_array():

@@ -22,6 +22,7 @@ from cse.publish.card import write_card
 from cse.publish.stage import stage
 from tests.cases import cases, load
 from tests.conftest import WORDS
+from tests.refusals import refuses
 
 TEXTS = ["the cat sat", "nonsense moon", "", "  ", "nonsense", "the cat sat " * 20, "a dog ran fast"]
 
@@ -62,8 +63,7 @@ def test_the_order_of_a_vocabulary():
 
 def test_arguments_out_of_range():
     for wrong, message in (({"dimensions": 0}, "is 0"), ({"sif": 0.0}, "sif is 0")):
-        with pytest.raises(UserError, match=message):
-            fit_table(np.eye(3), **wrong)
+        refuses(message, fit_table, np.eye(3), **wrong)
 
 
 def test_the_command(tiny_bert, tmp_path, capsys):
@@ -224,9 +224,7 @@ def test_a_damaged_folder_is_named(static, tmp_path, damage):
         "no tokenizer": tokenizer.unlink,
         "a short table": lambda: save_file(short, weights),
     }[damage]()
-    with pytest.raises(UserError, match=str(folder)) as error:
-        Encoder.load(str(folder))
-    assert "None" not in str(error.value)
+    assert "None" not in refuses(str(folder), Encoder.load, str(folder))
 
 
 def test_the_notices_of_its_model_stay_with_it(tiny_bert, tmp_path):

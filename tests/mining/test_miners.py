@@ -7,11 +7,11 @@ import pytest
 
 from cse.batch import Example
 from cse.encoder.vectors import unit
-from cse.errors import UserError
 from cse.mining.corpus import Corpus
 from cse.mining.miners import Queries, Random, TopK
 from cse.mining.neighbors import Exact, open_pool
 from tests.cases import cases, load
+from tests.refusals import refuses
 
 
 def circle(*degrees: float) -> np.ndarray:
@@ -134,8 +134,7 @@ def test_single_rows_and_a_pool_of_one_text():
     assert list(corpus.texts) == ["a", "B.", "c", "b", "z"]
     assert [set(row) - {-1} for row in corpus.banned(range(2))] == [{1}, set()]
     assert corpus.anchor.tolist() == corpus.positive.tolist() == [3, 4]
-    with pytest.raises(UserError, match="1 different texts"):
-        Corpus([Example(("a", "b")), Example(("c", "B"))])
+    refuses("1 different texts", Corpus, [Example(("a", "b")), Example(("c", "B"))])
 
 
 @pytest.mark.parametrize(
@@ -150,21 +149,18 @@ def test_single_rows_and_a_pool_of_one_text():
     ],
 )
 def test_what_is_out_of_range(make, named):
-    with pytest.raises(UserError, match=named):
-        make()
+    refuses(named, make)
 
 
 def test_an_index_that_faiss_does_not_know():
     pytest.importorskip("faiss")
     for index in ("Nonsense", "IVF99,Flat", "IVF1,Flat;speed=9"):
-        with pytest.raises(UserError, match="index '"):
-            open_pool(circle(1, 2, 3), index)
+        refuses("index '", open_pool, circle(1, 2, 3), index)
 
 
 def test_faiss_that_is_not_there(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-    with pytest.raises(UserError, match=r"--index Flat needs faiss .*\nfix: pip install 'cse-embeddings\[faiss\]'"):
-        open_pool(circle(1, 2), "Flat")
+    refuses(r"--index Flat needs faiss .*\nfix: pip install 'cse-embeddings\[faiss\]'", open_pool, circle(1, 2), "Flat")
 
 
 def test_a_pool_on_disk_is_searched_in_memory_that_does_not_grow_with_it(tmp_path):

@@ -14,6 +14,7 @@ from cse.objectives.pcc_tuning import PccTuning
 from cse.seeding import seed_dropout
 from cse.teachers.copy import EncoderCopy
 from cse.training import preflight
+from tests.refusals import refuses
 from tests.runs import make_run, write_texts, write_triplets
 
 
@@ -65,20 +66,16 @@ def test_an_encoder_without_dropout_may_learn_from_them(tiny_bert, tmp_path):
     run.source = near()
     preflight.check(run)
     run.source = make_run(tmp_path / "fixed", tiny_bert).source
-    with pytest.raises(UserError, match=r"the encoder has no dropout(.|\n)*collator.prompts.positive is None"):
-        preflight.check(run)
+    refuses(r"the encoder has no dropout(.|\n)*collator.prompts.positive is None", preflight.check, run)
 
 
 def test_what_is_refused(tiny_bert, tmp_path):
     for options, named in (({"k": 0}, "negatives.k is 0"), ({"epochs": 0.0}, "negatives.epochs is 0.0")):
-        with pytest.raises(UserError, match=named):
-            near(**options)
+        refuses(named, near, **options)
     with pytest.raises(UserError, match=r"takes single texts, and a row has 3\nfix: give data of single texts"):
         near().setup(Triplets(str(write_triplets(tmp_path))), 1)
     texts = Texts(str(write_texts(tmp_path, 6)))
-    with pytest.raises(UserError, match=r"negatives.k is 6, and the data has 6 different texts\nfix: "):
-        near(k=6).setup(texts, 1)
+    refuses(r"negatives.k is 6, and the data has 6 different texts\nfix: ", lambda: near(k=6).setup(texts, 1))
     few = near(miner=TopK(last=3), k=4)
     few.setup(texts, 1)
-    with pytest.raises(UserError, match=r"negatives.k is 4, and the miner found 3 texts near row 0: 'the cat"):
-        few.rows(0, spread(tiny_bert))
+    refuses(r"negatives.k is 4, and the miner found 3 texts near row 0: 'the cat", few.rows, 0, spread(tiny_bert))

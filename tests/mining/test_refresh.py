@@ -10,12 +10,12 @@ from cse.data.views.around import Masked
 from cse.data.views.texts import TextViews
 from cse.encoder.dropout import Dropout
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.mining.miners import Random, TopK
 from cse.mining.refresh import RefreshNegatives, RowsWithNegatives
 from cse.seeding import seed_dropout
 from cse.training.trainer import Trainer
-from tests.runs import NO_DROPOUT, Dies, command, make_run, metrics, weights, write_recipe, write_texts
+from tests.refusals import refuses
+from tests.runs import NO_DROPOUT, Dies, make_run, metrics, weights, write_recipe, write_texts
 
 ROUNDING = 1e-6  # of a float32 cosine, at most
 
@@ -106,8 +106,7 @@ def test_rows_of_one_text_are_their_own_positive(tiny_bert, tmp_path):
         assert anchor == positive == run.data[i].texts[0] != negative
     encoder = Encoder(tiny_bert, dropout=Dropout(attention=0.0, hidden=0.0))
     bare = run_with(tmp_path / "bare", tiny_bert, triplets=False, encoder=encoder)
-    with pytest.raises(UserError, match="dropout"):
-        Trainer(bare).fit()
+    refuses("dropout", lambda: Trainer(bare).fit())
 
 
 def test_a_pool_of_its_own(tiny_bert, tmp_path):
@@ -140,8 +139,7 @@ def test_rows_keep_what_else_is_known_of_them():
     ],
 )
 def test_what_is_refused(options, named):
-    with pytest.raises(UserError, match=named):
-        RefreshNegatives(miner=TopK(), **options)
+    refuses(named, RefreshNegatives, miner=TopK(), **options)
 
 
 # -- Unequal numbers of views on several processes -------------------------------------------------------------------
@@ -178,15 +176,3 @@ def tiny_recipe(folder, backbone, negatives=REFRESH, **parts):
     return write_recipe(
         folder, "Triplets", init, {"backbone": backbone, **NO_DROPOUT}, trainer=trainer, negatives=negatives, **parts
     )
-
-
-def test_two_processes_are_one(two_processes, tiny_bert, tmp_path):
-    recipe = tiny_recipe(tmp_path, tiny_bert)
-    assert command(0, "train", recipe, "--run-dir", str(tmp_path / "one")) == 0
-    assert two_processes(command, "train", recipe, "--run-dir", str(tmp_path / "two")) == [0, 0]
-    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
-    assert [line["step"] for line in one] == [0, 2, 4, 6]
-    for a, b in zip(one, two, strict=True):
-        assert [b[k] for k in a] == pytest.approx([a[k] for k in a], rel=1e-4)
-    saved = [torch.load(tmp_path / f / "state" / "state.pt", weights_only=True)["rows"] for f in ("one", "two")]
-    assert torch.equal(*(rows["negatives"] for rows in saved))

@@ -9,11 +9,11 @@ import pytest
 from cse import cli
 from cse.data.datasets import Triplets
 from cse.encoder.vectors import unit
-from cse.errors import UserError
 from cse.inference.shards import Shard, claim
 from cse.mining import neighbors
 from cse.mining.neighbors import Exact, Faiss, open_pool
 from tests.mining.helpers import mined
+from tests.refusals import refuses
 
 NONE = np.zeros((30, 0), dtype=np.int64)
 
@@ -205,5 +205,4 @@ def test_auto_searches_as_many_cells_as_find_enough(pool, monkeypatch, capsys):
 
 
 def test_an_index_that_cannot_be_built(pool):
-    with pytest.raises(UserError, match="cannot be built for 900 vectors of 16"):
-        Faiss(pool, "PQ7", 200)
+    refuses("cannot be built for 900 vectors of 16", Faiss, pool, "PQ7", 200)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -165,27 +164,6 @@ def test_random_rows_at_the_start_are_unit_vectors(tiny_bert):
     _, objective = built(tiny_bert, queue_size=9, queue_start=4)
     assert objective.queue.rows().shape == (4, 16)
     assert torch.allclose(objective.queue.rows().norm(dim=1), torch.ones(4, dtype=torch.float64))
-
-
-def steps_on_all(rank, backbone, arguments):
-    """The losses of two steps on the rows of all processes, and the queue after them."""
-    encoder, objective = built(backbone, **arguments)
-    each = len(TEXTS) // distributed.world_size()
-    losses = []
-    for step in range(2):
-        output, _, ctx = step_of(encoder, objective, slice(rank * each, (rank + 1) * each), step)
-        objective.after_step(ctx)
-        losses.append(output.loss.item())
-    return losses, objective.queue.rows().numpy()
-
-
-@pytest.mark.parametrize("arguments", [{}, MOCOSE, DUAL])
-def test_two_processes_hold_the_queue_of_one(two_processes, tiny_bert, arguments):
-    losses, queue = steps_on_all(0, tiny_bert, arguments)
-    (first, own), (second, other) = two_processes(steps_on_all, tiny_bert, arguments)
-    assert first == second == pytest.approx(losses, rel=1e-6)
-    np.testing.assert_array_equal(own, other)
-    close(own, queue, 1e-6)
 
 
 def test_a_wrapper_that_cuts_vectors_refuses_the_queue(tiny_bert):

@@ -12,12 +12,12 @@ from cse.encoder.adapters.lora import Lora
 from cse.encoder.checkpoint.sums import check_sums, write_sums
 from cse.encoder.heads import Normalize
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.publish.card import write_card
 from cse.publish.hub import push
 from cse.publish.stage import Adapter, find_adapter, stage_adapter
 from cse.publish.verify import verify_adapter
 from tests.encoder.helpers import learn
+from tests.refusals import refuses
 
 TEXTS = ["the cat sat on a mat", "dog", "the red house " * 30, "a blue tree ran fast"]
 BASE, COMMIT = "org/tiny", "0123456789abcdef" * 2 + "01234567"
@@ -114,8 +114,7 @@ def test_another_adapter_is_seen(best, tmp_path):
     path = tmp_path / "staged" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 7.9}))
     write_sums(path.parent)
-    with pytest.raises(UserError, match=r"peft does not give the vectors of the run: they differ by"):
-        verify_adapter(tmp_path / "staged", adapter)
+    refuses(r"peft does not give the vectors of the run: they differ by", verify_adapter, tmp_path / "staged", adapter)
 
 
 def test_what_is_published(best, hub, tmp_path, monkeypatch):
@@ -160,14 +159,11 @@ def test_where_it_cannot_work_for_others(best, tiny_bert, cached, tmp_path):
         (moved, BASE, "has the backbone ./moved/bert, which is no longer on this machine"),
     ]
     for checkpoint, base, reason in cases:
-        with pytest.raises(UserError, match=reason) as error:
-            push(checkpoint, "me/lora", adapter=True, base=base, dry_run=True)
-        assert "fix: push without --adapter, since the merged model loads without its backbone" in str(error.value)
+        said = refuses(reason, push, checkpoint, "me/lora", adapter=True, base=base, dry_run=True)
+        assert "fix: push without --adapter, since the merged model loads without its backbone" in said
     for base in ("./bert", "a/b/c", tiny_bert):
-        with pytest.raises(UserError, match=f"--base {base} is not the id of a model on the Hub"):
-            find_adapter(best, base)
-    with pytest.raises(UserError, match="--base org/tiny only applies with --adapter"):
-        push(best, "me/lora", base=BASE)
+        refuses(f"--base {base} is not the id of a model on the Hub", find_adapter, best, base)
+    refuses("--base org/tiny only applies with --adapter", push, best, "me/lora", base=BASE)
     renamed = find_adapter(named(best, tmp_path / "renamed", BASE), "org/moved-to")
     assert (renamed.base, renamed.revision, renamed.folder, renamed.known) == ("org/moved-to", None, cached, False)
 
@@ -178,5 +174,4 @@ def test_a_damaged_adapter_is_refused(best, tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"adapter/adapter_model\.safetensors is damaged"):
-        find_adapter(tmp_path / "best", BASE)
+    refuses(r"adapter/adapter_model\.safetensors is damaged", find_adapter, tmp_path / "best", BASE)

@@ -20,11 +20,11 @@ from cse.data.datasets import Texts
 from cse.data.tokens import TokenStore
 from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.publish.card import BEGIN, END, write_card
 from cse.publish.card.metadata import ARXIV, citations, of_folder
 from cse.publish.stage import stage
 from cse.publish.verify import scan
+from tests.refusals import refuses
 from tests.runs import write_texts
 
 REPO = "me/my-encoder"
@@ -293,22 +293,19 @@ def test_what_the_user_wrote_stays(folder, run, results):
 
 def test_half_a_marker_is_an_error(folder):
     for previous in (f"{BEGIN}\ntext", f"text\n{END}", f"{END}\ntext\n{BEGIN}"):
-        with pytest.raises(UserError, match=r"yours: (begin|end)"):
-            card(folder, previous=previous)
+        refuses(r"yours: (begin|end)", card, folder, previous=previous)
     assert not (folder / "README.md").exists()
 
 
 def test_licenses(folder, run):
-    with pytest.raises(UserError, match=r"--license is not given, .*bert-base-uncased"):
-        card(folder, run=run, license=None)
+    refuses(r"--license is not given, .*bert-base-uncased", card, folder, run=run, license=None)
     assert card(folder, license="CC-BY-4.0").data.license == "cc-by-4.0"
     (folder / "NOTICE").write_text("A model.\nLicense     Apache License 2.0; see it\n")
     assert card(folder, license=None).data.license == "apache-2.0"
     assert card(folder, license="mit").data.license == "mit"
     (folder / "NOTICE").write_text("A model.\nLicense     CC BY-NC 4.0\n")
     assert card(folder, license=None).data.license == "cc-by-nc-4.0"
-    with pytest.raises(UserError, match=r"the backbone is under cc-by-nc-4\.0, .*\n.*give --license cc-by-nc-4\.0"):
-        card(folder, license="mit")
+    refuses(r"the backbone is under cc-by-nc-4\.0, .*\n.*give --license cc-by-nc-4\.0", card, folder, license="mit")
 
 
 def test_licenses_in_words(tmp_path):
@@ -420,14 +417,11 @@ def test_terms_and_encoders_are_cited_too():
 )
 def test_results_that_are_none(folder, results, content, named):
     results.unlink() if content is None else results.write_text(content)
-    with pytest.raises(UserError, match=named):
-        card(folder, results=results)
+    refuses(named, card, folder, results=results)
 
 
 def test_a_run_that_is_none(folder, run):
     (run / "env.json").write_text("{")
-    with pytest.raises(UserError, match=r"env\.json cannot be read"):
-        card(folder, run=run)
+    refuses(r"env\.json cannot be read", card, folder, run=run)
     (run / "recipe.yaml").unlink()
-    with pytest.raises(UserError, match="is not a run"):
-        card(folder, run=run)
+    refuses("is not a run", card, folder, run=run)

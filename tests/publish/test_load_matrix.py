@@ -1,6 +1,5 @@
 """Every kind of checkpoint, as published, in everything that loads one: the same vectors."""
 
-import json
 from itertools import combinations
 
 import numpy as np
@@ -9,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.publish.card.usage import read_published, transformers_code
 from cse.publish.stage import stage
 from tests.publish.helpers import KINDS, PROMPTED, make
+from tests.refusals import refuses
 
 TEXTS = ["the cat sat on a mat", "dog", "the red house " * 30, "a blue tree ran fast", 'the "sun" on a moon']
 
@@ -50,6 +49,8 @@ def test_the_same_vectors_everywhere(kind, published):
     apart = {name: float(np.abs(vectors - want).max()) for name, vectors in found.items()}
     assert apart == pytest.approx(dict.fromkeys(found, 0.0), abs=1e-6)
     assert theirs.max_seq_length == encoder.max_length
+    code = sorted(path.name for path in (folder / "staged").glob("*.py"))  # it travels where it is needed alone
+    assert code == (["prefix.py", "prefix_module.py"] if kind in PROMPTED else [])
 
 
 def test_no_kind_is_another(published):
@@ -60,19 +61,8 @@ def test_no_kind_is_another(published):
     assert [(a, b) for a, b in pairs if np.abs(vectors[a] - vectors[b]).max() < 1e-3] == []
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *PROMPTED])
-def test_code_travels_where_it_is_needed_and_nowhere_else(kind, published):
-    folder = published[kind][2] / "staged"
-    code = sorted(path.name for path in folder.glob("*.py"))
-    assert code == (["prefix.py", "prefix_module.py"] if kind in PROMPTED else [])
-    kinds = {m["type"] for m in json.loads((folder / "modules.json").read_text())}
-    ours = {name for name in kinds if not name.startswith("sentence_transformers.models.")}
-    assert ours == ({"prefix_module.PrefixTransformer"} if kind in PROMPTED else set())
-
-
 def test_layers_averaged_otherwise_are_refused(tiny_bert, tmp_path):
     Encoder(tiny_bert, pooler="first_last_embeddings").save(tmp_path / "model")
     path = tmp_path / "model" / "1_WeightedLayerPooling" / "model.safetensors"
     save_file({"layer_weights": torch.tensor([1.0, 0.0, 3.0])}, path)
-    with pytest.raises(UserError, match="averaged as no pooler of cse does"):
-        Encoder.load(str(tmp_path / "model"))
+    refuses("averaged as no pooler of cse does", Encoder.load, str(tmp_path / "model"))

@@ -12,6 +12,7 @@ from cse.encoder.model import Encoder
 from cse.errors import UserError
 from cse.teachers import columns
 from tests.mining.conftest import save_reranker  # noqa: F401
+from tests.refusals import refuses
 from tests.runs import write_texts
 
 FP32 = ["--precision", "fp32"]
@@ -133,9 +134,7 @@ def test_what_does_not_fit_is_refused_before_any_work(triplets, encoder, save_re
         (path, [encoder], {"prompt": "nonesuch"}, "--prompt"),
         (path, [encoder], {"precision": "fp8"}, "fp8"),
     ):
-        with pytest.raises(UserError, match=named):
-            cse.teach(models, str(source), out, **options)
+        refuses(named, cse.teach, models, str(source), out, **options)
     taught = Pairs([("a", "b", 1.0), ("c", "d", 2.0)], columns=["x", "y"], teacher_columns=["t"])
-    with pytest.raises(UserError, match="numbers of a teacher already"):
-        cse.teach(encoder, taught, out)
+    refuses("numbers of a teacher already", cse.teach, encoder, taught, out)
     assert not list(tmp_path.glob("out*"))

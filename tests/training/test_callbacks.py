@@ -9,7 +9,6 @@ import pytest
 import yaml
 from accelerate.utils import LoggerType
 
-from cse.errors import UserError
 from cse.interfaces import Objective
 from cse.mining.miners import TopK
 from cse.mining.refresh import RefreshNegatives
@@ -18,6 +17,7 @@ from cse.objectives.simcse import SimCSE
 from cse.objectives.weighted_sum import WeightedSum
 from cse.training.callbacks import SCORING_SHARE, Console, header, spacing
 from cse.training.trainer import Trainer
+from tests.refusals import refuses
 from tests.runs import Dies, make_run, metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,8 +125,7 @@ def test_the_interval_is_the_shortest_that_suffices():
 def test_a_tracker_that_does_not_exist_is_refused_with_its_fix(tiny_bert, tmp_path, monkeypatch, name, line):
     monkeypatch.setattr("cse.training.hardware.get_available_trackers", list)
     run = make_run(tmp_path, tiny_bert, trackers=[name])
-    with pytest.raises(UserError, match=rf"trainer.trackers has '{name}'(.|\n)*{line}"):
-        Trainer(run)
+    refuses(rf"trainer.trackers has '{name}'(.|\n)*{line}", Trainer, run)
     assert not run.folder.exists()
 
 

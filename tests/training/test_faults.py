@@ -24,6 +24,7 @@ from cse.errors import UserError
 from cse.recipe.settings import Settings
 from cse.training import hardware, launch, lost, preflight, start
 from cse.training.trainer import Trainer
+from tests.refusals import refuses
 from tests.runs import make_run, metrics, triplets_recipe
 from tests.training.helpers import trained_by
 
@@ -58,8 +59,7 @@ def test_a_port_in_use_is_named(first_of_two, tmp_path):
     first_of_two.listen()
     port = first_of_two.getsockname()[1]
     message = f"process 0 of 2 on .* cannot open 127.0.0.1:{port}, .*another program uses the port\nfix: "
-    with pytest.raises(UserError, match=message):
-        hardware.accelerator(Settings(device="cpu"), tmp_path)
+    refuses(message, hardware.accelerator, Settings(device="cpu"), tmp_path)
     with pytest.raises(UserError, match=message), distributed.together():
         pass
 
@@ -82,8 +82,7 @@ def test_each_process_needs_a_gpu(monkeypatch):
     hardware.require_gpus("cuda")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     hardware.require_gpus("cpu")
-    with pytest.raises(UserError, match=r"2 processes were started on .*, which has 1 GPUs.*\nfix: start 1 or fewer"):
-        hardware.require_gpus("cuda")
+    refuses(r"2 processes were started on .*, which has 1 GPUs.*\nfix: start 1 or fewer", hardware.require_gpus, "cuda")
 
 
 def test_workers_need_shared_memory(monkeypatch, tmp_path):

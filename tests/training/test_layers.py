@@ -17,7 +17,6 @@ from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.dropout import Dropout
 from cse.encoder.layers import bucket
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.interfaces import StepContext
 from cse.objectives.simcse import SimCSE
 from cse.recipe.settings import Settings
@@ -26,6 +25,7 @@ from cse.training import gradcache, hardware
 from cse.training.learner import Learner
 from cse.training.trainer import Trainer
 from tests.models import save_tiny
+from tests.refusals import refuses
 from tests.runs import assert_resumes, make_run, metrics
 from tests.training.helpers import gradients
 
@@ -174,15 +174,13 @@ def test_what_a_backbone_cannot_is_refused_before_training(tiny_bert, tmp_path, 
     backbone = tiny_bert if kind == "bert" else save_tiny(kind, tiny_bert, tmp_path / kind)
     encoder = Encoder(backbone, **copy.deepcopy(arguments))
     run = make_run(tmp_path, backbone, encoder=encoder, **{option: True})
-    with pytest.raises(UserError, match=f"trainer.{option}.*{said}.*\nfix: remove trainer.{option}"):
-        Trainer(run)
+    refuses(f"trainer.{option}.*{said}.*\nfix: remove trainer.{option}", Trainer, run)
     assert not run.folder.exists()
 
 
 def test_the_trainer_turns_it_on(tiny_bert, tmp_path):
     assert Trainer(make_run(tmp_path, tiny_bert, gradient_checkpointing=True)).run.encoder.recomputes
-    with pytest.raises(UserError, match="would not see the soft prompts"):
-        Encoder(tiny_bert, **copy.deepcopy(PROMPTS)).recompute()
+    refuses("would not see the soft prompts", lambda: Encoder(tiny_bert, **copy.deepcopy(PROMPTS)).recompute())
 
 
 def test_a_machine_without_a_compiler_is_named(monkeypatch):

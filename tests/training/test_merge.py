@@ -12,12 +12,11 @@ from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.checkpoint.sums import check_sums
 from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.training.merge import average, combine, merge_with_initial
 from cse.training.trainer import Trainer
 from tests.cases import cases, load
-from tests.runs import Dies, Spread, assert_same, fitted, make_run, metrics, triplets_recipe, weights
-from tests.training.helpers import assert_near, trained_by
+from tests.refusals import refuses
+from tests.runs import Dies, Spread, assert_same, fitted, make_run, metrics, weights
 
 
 def moved(encoder, seed=3):
@@ -107,8 +106,7 @@ def test_what_starts_at_random_is_refused_before_anything_is_written(tiny_bert, 
     encoder = Encoder(tiny_bert, **arguments)
     for wish in (0.5, "mean"):
         run = make_run(tmp_path, tiny_bert, encoder=encoder, initial_weights=wish)
-        with pytest.raises(UserError, match=f"(?s)trainer.initial_weights.*{what}.*fix: "):
-            Trainer(run)
+        refuses(f"(?s)trainer.initial_weights.*{what}.*fix: ", Trainer, run)
         assert not run.folder.exists()
 
 
@@ -190,17 +188,8 @@ def test_a_killed_run_resumes_exactly_also_with_the_encoder_that_was_in_memory(t
     assert_same(fit(tmp_path / "killed", encoder, resume=True).folder, whole.folder)
 
 
-def test_two_processes_average_as_one(two_processes, tiny_bert, tmp_path):
-    recipe = triplets_recipe(tmp_path, tiny_bert, trainer={"initial_weights": "mean", "max_steps": 2})
-    one = trained_by(None, recipe, tmp_path / "one")
-    assert_near(trained_by(two_processes, recipe, tmp_path / "two"), one)
-    first, last = metrics(one)
-    assert abs(last["dev"] - first["dev"]) > 1e-3  # it did train
-
-
 def test_a_lora_that_was_trained_before_is_refused(tiny_bert, tmp_path):
     encoder = Encoder(tiny_bert, adapter=Lora(rank=2))
     fit(tmp_path / "first", encoder, initial_weights="auto")
-    with pytest.raises(UserError, match=r"(?s)trainer.initial_weights.*LoRA.*trained before.*fix: "):
-        fit(tmp_path / "second", encoder)
+    refuses(r"(?s)trainer.initial_weights.*LoRA.*trained before.*fix: ", fit, tmp_path / "second", encoder)
     assert not (tmp_path / "second" / "run").exists()

@@ -5,10 +5,10 @@ import yaml
 
 import cse
 from cse import cli
-from cse.errors import UserError
 from cse.recipe import build, load
 from cse.training.sources import sources
 from cse.training.start import assemble
+from tests.refusals import refuses
 from tests.runs import Dies, assert_same
 from tests.training.helpers import assert_near, graded, mixture_content, mixture_file, nli, qa, trained_by
 
@@ -78,27 +78,22 @@ def test_a_wrong_option_is_named_with_its_source(tmp_path, wrong, message):
         for step in path:
             inner = inner[step]
         inner[last] = value
-    with pytest.raises(UserError, match=message):
-        load(recipe, [wrong] if isinstance(wrong, str) else [])
+    refuses(message, load, recipe, [wrong] if isinstance(wrong, str) else [])
 
 
 def test_sources_have_names(tmp_path):
     recipe = mixture_content(tmp_path)
     recipe["data"]["init_args"]["sources"] = list(recipe["data"]["init_args"]["sources"].values())
-    with pytest.raises(UserError, match=r"data\.sources is \[.*\nfix: give a mapping by name, each a mapping of"):
-        load(recipe)
+    refuses(r"data\.sources is \[.*\nfix: give a mapping by name, each a mapping of", load, recipe)
     recipe["data"]["init_args"]["sources"] = {}
-    with pytest.raises(UserError, match=r"data\.sources is empty"):
-        build(load(recipe))
+    refuses(r"data\.sources is empty", build, load(recipe))
 
 
 def test_a_source_that_is_given_twice_or_cannot_be_read_is_named(tmp_path):
     path = mixture_file(tmp_path, mixture_content(tmp_path))
     (tmp_path / "twice.yaml").write_text((tmp_path / "mixture.yaml").read_text().replace("    plain:", "    nli:"))
-    with pytest.raises(UserError, match="'nli' is given twice, first at line 6"):
-        load(str(tmp_path / "twice.yaml"))
-    with pytest.raises(UserError, match=r"^sources.nli: data.path .*nowhere.tsv"):
-        build(load(path, ["--data.sources.nli.data.path=nowhere.tsv"]))
+    refuses("'nli' is given twice, first at line 6", load, str(tmp_path / "twice.yaml"))
+    refuses(r"^sources.nli: data.path .*nowhere.tsv", build, load(path, ["--data.sources.nli.data.path=nowhere.tsv"]))
 
 
 def test_what_a_source_has_of_its_own_is_in_its_run(tmp_path, tiny_bert):

@@ -7,7 +7,6 @@ import pytest
 
 from cse.data.datasets import Pairs, Texts, Triplets
 from cse.data.views.texts import TextViews
-from cse.errors import UserError
 from cse.objectives.cosent import CoSENT
 from cse.objectives.dcl import DCL
 from cse.objectives.feature_distillation import FeatureDistillation
@@ -18,6 +17,7 @@ from cse.objectives.supclseq import SupCLSeq
 from cse.objectives.supcon import SupCon
 from cse.teachers.frozen import FrozenEncoder
 from cse.training.trainer import Trainer
+from tests.refusals import refuses
 from tests.runs import make_run, metrics
 from tests.training.helpers import TEXTS, Unweighted
 
@@ -95,18 +95,15 @@ REFUSED = [  # the rows, or None for texts; the objective; what is said
 
 @pytest.mark.parametrize(("data", "objective", "said"), REFUSED)
 def test_what_does_not_fit_is_refused(tiny_bert, tmp_path, data, objective, said):
-    with pytest.raises(UserError, match=said):
-        losses(tmp_path, tiny_bert, objective, data)
+    refuses(said, losses, tmp_path, tiny_bert, objective, data)
     assert not (tmp_path / "run").exists()
 
 
 def test_rows_with_one_view_are_refused(tiny_bert, tmp_path):
-    with pytest.raises(UserError, match=r"objective DCL: rows have one view.*set collator.views to 2"):
-        losses(tmp_path, tiny_bert, DCL(), views=1)
+    refuses(r"objective DCL: rows have one view.*set collator.views to 2", losses, tmp_path, tiny_bert, DCL(), views=1)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("weight", ["inf", "nan", "much", ""])
 def test_a_weight_that_is_no_number_is_refused(weight):
-    with pytest.raises(UserError, match=f"row 2 has the weight '{weight}'"):
-        weighted([1, weight])
+    refuses(f"row 2 has the weight '{weight}'", weighted, [1, weight])

@@ -7,8 +7,8 @@ import pytest
 
 import cse
 from cse import cli, recipe
-from cse.errors import UserError
 from cse.recipe.files import MAX_VALUES
+from tests.refusals import refuses
 
 LEVELS = [f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]" for below, name in ("ab", "bc", "cd", "de", "ef", "fg")]
 BOMB = "\n".join(["a: &a [x, x, x, x, x, x, x, x, x]", *LEVELS])
@@ -82,8 +82,7 @@ def test_what_the_user_names_is_trusted(own, options):
 
 
 def test_the_environment_names_trusted_modules(own, monkeypatch):
-    with pytest.raises(UserError, match="own_losses"):
-        recipe.load(own)
+    refuses("own_losses", recipe.load, own)
     assert "own_losses" not in sys.modules
     monkeypatch.setenv("CSE_TRUSTED_MODULES", "other, own_losses")
     assert recipe.load(own).config.objective.class_path == "own_losses.Own"
@@ -91,30 +90,25 @@ def test_the_environment_names_trusted_modules(own, monkeypatch):
 
 def test_a_module_with_the_beginning_of_a_trusted_name_is_not_trusted(own, tmp_path):
     (tmp_path / "own.py").touch()
-    with pytest.raises(UserError, match="own_losses"):
-        recipe.load(own, ["--trusted-modules=own"])
+    refuses("own_losses", recipe.load, own, ["--trusted-modules=own"])
 
 
 @pytest.mark.parametrize("option", ["--trusted-modules", "--trusted-modules="])
 def test_the_option_needs_a_value(own, option):
-    with pytest.raises(UserError, match="--trusted-modules needs a value"):
-        recipe.load(own, [option])
+    refuses("--trusted-modules needs a value", recipe.load, own, [option])
 
 
 def test_the_parsers_own_option_is_not_offered(own):
-    with pytest.raises(UserError, match="option --config is unknown"):
-        recipe.load(own, [f"--config={own}"])
+    refuses("option --config is unknown", recipe.load, own, [f"--config={own}"])
 
 
 def test_a_dict_that_extends_a_file_is_checked_as_the_file_is(own):
     def chosen(content, *options):
         return recipe.load({"extends": own, **content}, options).config.objective.class_path
 
-    with pytest.raises(UserError, match=r"own.yaml: names own_losses.Own.*"):
-        chosen({"seed": 3})
+    refuses(r"own.yaml: names own_losses.Own.*", chosen, {"seed": 3})
     assert "own_losses" not in sys.modules
-    with pytest.raises(UserError, match=r"own.yaml: names own_losses.Own.*"):
-        cse.train({"extends": own})
+    refuses(r"own.yaml: names own_losses.Own.*", cse.train, {"extends": own})
     assert "own_losses" not in sys.modules
     assert chosen({"seed": 3}, "--trusted-modules=own_losses") == "own_losses.Own"
     assert chosen({"objective": {"class_path": "own_losses.Own"}}) == "own_losses.Own"  # the user wrote it

@@ -26,6 +26,7 @@ from cse.training import hardware
 from cse.training.checkpoint import MetricsLog
 from cse.training.learner import Encoded, Learner, diagnostics
 from cse.training.trainer import Trainer
+from tests.refusals import refuses
 from tests.runs import Dies, Spread, assert_resumes, assert_same, fitted, make_run, metrics, weights
 
 
@@ -106,8 +107,7 @@ def test_a_damaged_state_is_refused(tiny_bert, tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"state\.pt is damaged"):
-        fitted(tmp_path, tiny_bert, resume=True)
+    refuses(r"state\.pt is damaged", fitted, tmp_path, tiny_bert, resume=True)
 
 
 def test_the_state_of_other_weights_is_refused(tiny_bert, tmp_path):
@@ -248,8 +248,7 @@ class Unordered(SimCSE):
 def test_a_deterministic_run_computes_in_one_order_or_says_what_has_none(tiny_bert, tmp_path, monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     run = make_run(tmp_path, tiny_bert, objective=Unordered(), deterministic=True)
-    with pytest.raises(UserError, match=r"trainer\.deterministic: put_ does not have"):
-        Trainer(run).fit()
+    refuses(r"trainer\.deterministic: put_ does not have", lambda: Trainer(run).fit())
     assert run.progress.step == 1
     assert not torch.are_deterministic_algorithms_enabled()
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
