@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cse.encoder.layers import find_layers
+from cse.encoder.layers import require_layers
 from cse.errors import UserError, require_within
 
 if TYPE_CHECKING:
@@ -133,19 +133,9 @@ class Cutoff:
                 return (self(arguments[0], attention_mask), *arguments[1:]), options
             return arguments, options | {"hidden_states": self(options["hidden_states"], attention_mask)}
 
-        hook = first_layer(model).register_forward_pre_hook(cut, with_kwargs=True)
+        _, layers = require_layers(model, "encoder.dropout.token_cutoff or feature_cutoff")
+        hook = layers[0].register_forward_pre_hook(cut, with_kwargs=True)
         try:
             yield
         finally:
             hook.remove()
-
-
-def first_layer(model: nn.Module) -> nn.Module:
-    """The first of a transformer's layers."""
-    if (found := find_layers(model)) is not None:
-        return found[1][0]
-    config: Any = model.config
-    raise UserError(
-        f"encoder.dropout.token_cutoff and feature_cutoff: a {config.model_type} backbone has no list of its layers\n"
-        "fix: set both to 0, or use another backbone"
-    )

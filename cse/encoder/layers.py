@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,14 @@ def find_layers(model: nn.Module) -> tuple[nn.Module, nn.ModuleList] | None:
     return None
 
 
+def require_layers(model: nn.Module, option: str) -> tuple[nn.Module, nn.ModuleList]:
+    """What `find_layers` finds; an option that needs it is refused where there is none."""
+    found, config = find_layers(model), cast("Any", model.config)
+    if found is None:
+        raise UserError(f"{option}: a {config.model_type} backbone has no list of its layers\nfix: remove {option}")
+    return found
+
+
 def cut_states(model: nn.Module, states: Sequence[Tensor], layer: int) -> Sequence[Tensor]:
     """The hidden states of the model cut after a layer, 0 for the embeddings, as poolers read them.
 
@@ -86,18 +94,13 @@ class Compiled:
     """
 
     def __init__(self, model: PreTrainedModel, *, longest: int, backend: str = "inductor") -> None:
-        found = find_layers(model)
-        if found is None:
-            raise UserError(
-                f"trainer.compile: the layers of a {model.config.model_type} backbone cannot be told\n"
-                "fix: remove trainer.compile"
-            )
+        _, layers = require_layers(model, "trainer.compile")
         self.longest, self.backend, self.graphs = longest, backend, 0
         limit = MODES * KINDS * len({bucket(length) for length in range(1, longest + 1)})
         config: Any = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, limit)  # a process has one; beyond it nothing is compiled
-        forwards = {kind: self._forward_of(kind) for kind in {type(layer) for layer in found[1]}}
-        for layer in found[1]:
+        forwards = {kind: self._forward_of(kind) for kind in {type(layer) for layer in layers}}
+        for layer in layers:
             layer.forward = MethodType(forwards[type(layer)], layer)  # hooks stay outside; a copy has its own layer
 
     def padded_length(self, length: int) -> int:

@@ -39,6 +39,8 @@ class SimCSE(Objective):
         false_negative_margin: m, >= 0: a negative with cos(z_i, z_k) > cos(z_i, z+_i) + m is left out, since it is
             probably a positive (Qwen3-Embedding, arXiv:2506.05176: 0.1). z+_i is the nearest positive of
             the row. None: every negative counts.
+        focal: g, >= 0: a row's loss is multiplied by (1 - p_i)^g, with p_i = e^{-l_i}, so that easy rows count less
+            (Lin et al., ICCV 2017, arXiv:1708.02002; for embeddings KaLM-Embedding-V2, arXiv:2506.20923).
 
     Deviations:
         A candidate with the text of the anchor or of one of its positives is masked (`Batch.text_id`); in the authors'
@@ -55,6 +57,7 @@ class SimCSE(Objective):
     hardness_of: Hardness = "all"
     negatives: Literal["all", "own"] = "all"
     false_negative_margin: NotNegative | None = None
+    focal: NotNegative = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,6 +70,7 @@ class SimCSE(Objective):
             result = by_anchor(views, batch, self._chosen)
         else:
             result = info_nce(views, batch, self.temperature, hard_negative_weight=self.hard_negative_weight)
+        result = result.focal(self.focal) if self.focal else result
         return LossOutput(result.loss, {"skipped": result.skipped.float()})
 
     def _chosen(self, pairs: InBatch) -> Contrast:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from cse.encoder.layers import FINAL_NORMS, find_layers
+from cse.encoder.layers import FINAL_NORMS, find_layers, require_layers
 from cse.errors import UserError, require_package
 from cse.recipe.settings import Settings
 from cse.training.learner import Learner
@@ -84,13 +84,7 @@ def _factors(settings: Settings, learner: Learner) -> Callable[[nn.Parameter], f
     known: dict[nn.Parameter, float] = {}
     backbone = learner.encoder.backbone
     if settings.layer_decay < 1:
-        found = find_layers(backbone)
-        if found is None:
-            raise UserError(
-                f"trainer.layer_decay is {settings.layer_decay}, and {learner.encoder.source} has no list of layers\n"
-                "fix: remove trainer.layer_decay"
-            )
-        holder, layers = found
+        holder, layers = require_layers(backbone, "trainer.layer_decay")
         known |= dict.fromkeys(backbone.parameters(), settings.layer_decay ** len(layers))  # embeddings
         for i, layer in enumerate(layers):
             known |= dict.fromkeys(layer.parameters(), settings.layer_decay ** (len(layers) - 1 - i))

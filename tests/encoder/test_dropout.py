@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-from cse.encoder.dropout import Cutoff, Dropout, dropout_rate, dropouts, first_layer
+from cse.encoder.dropout import Cutoff, Dropout, dropout_rate, dropouts
 from cse.encoder.model import Encoder
 from cse.errors import UserError
 from tests.conftest import WORDS
@@ -51,7 +51,7 @@ def tokens(encoder, texts=TEXTS):
 def test_what_enters_the_first_layer_is_cut(tiny_bert):
     encoder = quiet(tiny_bert, token_cutoff=0.5, feature_cutoff=0.25).train()
     seen = []
-    hook = first_layer(encoder.backbone).attention.register_forward_pre_hook(
+    hook = encoder.backbone.encoder.layer[0].attention.register_forward_pre_hook(
         lambda m, a, k: seen.append(a[0] if a else k["hidden_states"]), with_kwargs=True
     )
     for text, length in zip(TEXTS, (10, 4), strict=True):

@@ -77,3 +77,18 @@ def test_the_negatives_that_count_by_a_slow_loop(negatives, margin):
         *(torch.autograd.grad(loss, rows)[0] for loss in (got, total / 5)), rtol=1e-8, atol=1e-12
     )
     assert objective.contrasts == (negatives == "all")
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_weights_are_the_powers_of_what_a_softmax_leaves(gamma):
+    rows = torch.randn(5, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    cosine = cosine_similarity(rows[:, None, 0], rows[None, :, 1], dim=-1)
+    p = (cosine / 0.3).softmax(1).diagonal()
+    got = run(SimCSE(temperature=0.3, focal=gamma), rows).loss
+    assert got.item() == pytest.approx(((1 - p) ** gamma * -p.log()).mean().item(), rel=1e-9)
+
+
+def test_a_row_that_is_solved_has_no_focal_gradient():
+    rows = torch.eye(4)[:, None].repeat(1, 2, 1).requires_grad_()
+    run(SimCSE(temperature=0.001, focal=0.5), rows).loss.backward()
+    assert (rows.grad == 0).all()

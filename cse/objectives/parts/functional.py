@@ -30,6 +30,11 @@ class Contrast(NamedTuple):
         """() the number of rows without a positive."""
         return (~self.valid).sum()
 
+    def focal(self, gamma: float) -> Contrast:
+        """The losses l times (1 - e^{-l})^gamma, so that rows whose positives are likely count less."""
+        wrong = (-torch.expm1(-self.rows)).clamp_min(torch.finfo(self.rows.dtype).tiny)  # (A,) and no gradient at 0
+        return self._replace(rows=self.rows * wrong**gamma)
+
 
 def normalize(x: Tensor) -> Tensor:
     """Unit vectors over the last dimension, in float32 at least. Norms are floored at 1e-8, as cosine's are.
