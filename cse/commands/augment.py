@@ -19,7 +19,6 @@ TAKES_OVERRIDES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     add = parser.add_argument
     parser.epilog = "Options of the recipe are given as --collator.views=3 or --seed=43."
     add("--show", metavar="RECIPE", help="show the views of this recipe, for its own data or --data")
@@ -30,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    """Print the original and the views of each row."""
     quiet()
     a = arguments
     if a.show is None and a.data is None:

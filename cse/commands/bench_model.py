@@ -14,14 +14,12 @@ KEPT = "the table of an earlier run is as it was"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     declare(parser, VERB, omit=SCORING, commas={"variants", "widths", "layers"})
     add_scoring(parser, "sts-mini, and what --data holds")
     add_kind(parser)
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Measure the variants and print the table."""
     from cse.console import quiet, say
     from cse.evaluation import benchmark
 

@@ -16,7 +16,6 @@ WIDTH = 40  # characters of the longest bar of a histogram
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     add = parser.add_argument
     parser.epilog = (
         "Options of a recipe are given as --data.path=my.txt. A recipe is code: a file may "

@@ -37,7 +37,6 @@ LABELS = 20  # labels that are shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the actions and their options."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="|".join(ACTIONS))
     for name, text in ACTIONS.items():
         action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
@@ -66,7 +65,6 @@ def add_source(parser: argparse.ArgumentParser, nargs: str | int) -> None:
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Run one of the actions."""
     from cse.console import quiet
 
     quiet()

@@ -24,7 +24,6 @@ EPILOG = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     declare(parser, VERB)
     add = parser.add_argument
     add("--html", type=Path, metavar="FILE", help="write a page with colored words")
@@ -33,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Compare the texts and show the words."""
     from cse.console import quiet, say
     from cse.files import check_writable, write_text
     from cse.inference.diff import to_html

@@ -20,7 +20,6 @@ EPILOG = "`cse eval CHECKPOINT` is short for `cse eval score CHECKPOINT`; `cse e
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the actions and their options."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="|".join(ACTIONS))
 
     def action(name: str, text: str) -> argparse.ArgumentParser:
@@ -82,7 +81,6 @@ def wanted(a: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Run one of the actions."""
     from cse.console import quiet
 
     quiet()

@@ -28,7 +28,6 @@ Exit codes: 0 done, 1 no answer from the endpoint, 2 bad input, 3 a cap was reac
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.add_argument("task", choices=list(TASKS), help="; ".join(f"{k}: {v}" for k, v in TASKS.items()))
     parser.add_argument("--model", required=True, metavar="KIND:NAME", help="the model that answers")
     parser.add_argument("--out", type=Path, required=True, help="a .jsonl file; manifest and rejects lie beside it")
@@ -80,7 +79,6 @@ def _add_tasks(group: argparse._ArgumentGroup) -> None:
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Ask the model and write the data."""
     require_package("pydantic", extra="feedback", user="cse feedback")
     from cse.feedback.command import run as work
 

@@ -25,7 +25,6 @@ EPILOG = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     add = parser.add_argument
     add("checkpoint", nargs="?", help="a folder, asset:NAME or Hub id")
     vectors = "vectors instead of a checkpoint: for each row of --data, then of --pool; a .npy file or folder of shards"
@@ -63,7 +62,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Mine the negatives and write the file."""
     from cse import distributed
     from cse.console import quiet
 

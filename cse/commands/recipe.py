@@ -13,7 +13,6 @@ HELP = "list the recipes, show one, or copy one to a file of your own"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the three actions and their options."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|copy")
     actions.add_parser("list", help="name, paper, data and cost of every recipe, and when to choose it")
     show = actions.add_parser("show", help="print a recipe with its parents merged into it")
@@ -26,7 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Run one of the three actions."""
     from cse import recipe
 
     if arguments.action == "list":

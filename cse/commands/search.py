@@ -15,7 +15,6 @@ TAKES_OVERRIDES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.add_argument("recipes", nargs="*", metavar="recipe", help="recipes, by name or path; default: all that fit")
     parser.add_argument("--data", help="the training data: a file, asset:NAME or a Hub id")
     declare(parser, VERB, {"folder": "--run-dir"}, omit={"names", "data", "overrides"})

@@ -23,7 +23,6 @@ ROWS = 1024  # texts of A that are compared with all of B at a time
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     add = parser.add_argument
     add("checkpoint", help="a folder, asset:NAME or Hub id")
     add("a", help="a sentence, or a file of texts as for `cse encode`")
@@ -36,7 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Encode the texts and print their similarities."""
     files, texts = two_texts(arguments.a, arguments.b, arguments.column, by_line=False)
     if arguments.top_k is not None and not (files and arguments.top_k >= 1):
         raise UserError(

@@ -17,13 +17,11 @@ EPILOG = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the source of rows and the options of the function."""
     add_source(parser, 1)
     declare(parser, VERB, {"models": "--model"}, omit={"rows", "columns", "limit"})
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
-    """Ask the models, and print what they gave."""
     from cse.console import quiet, say
     from cse.data.tools.writing import manifest_of
 

@@ -22,7 +22,6 @@ OF_ALL = ("--run-dir", "--resume", "--processes")  # options of the command, not
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
     parser.add_argument("recipe", nargs="?", help="a recipe's name, or the path of a YAML file")
     parser.add_argument("--run-dir", type=Path, help="folder to write; default runs/RECIPE/TIME-sSEED")
     parser.add_argument(

@@ -12,7 +12,7 @@ import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from cse.data.checks import KnowsTexts
 from cse.data.datasets import Dataset, Texts
-from cse.errors import UserError
+from cse.errors import UserError, require_ranges
 from cse.evaluation.statistic import RESAMPLES, STATISTICS, Samples, Vector, bootstrap
 from cse.interfaces import Evaluator, Rows, SentenceEncoder
 
@@ -145,6 +145,53 @@ class RowEvaluator(Evaluator):
         """The texts that are scored, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
         rows = [(text,) if isinstance(text, str) else text for text in self._texts]
         return {self.name: rows} if rows else {}
+
+
+@dataclass(eq=False, repr=False)
+class OfTexts(RowEvaluator):
+    """An evaluator of one set of rows; the options of a subclass are its attributes.
+
+    Args:
+        precision: fp32, bf16, or auto: bf16 where native.
+        prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
+        name: The name of the rows in results. None: that of their file.
+    """
+
+    _: KW_ONLY
+    precision: str = "auto"
+    prompt: str | None = None
+    name: str | None = None  # type: ignore[assignment]  # a text once the rows are read
+    _data: Dataset = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check the ranges of the options; an override calls it, and reads the rows, `_data`."""
+        require_ranges("evaluator", self)
+
+    def found(
+        self,
+        kind: str,
+        unit: str,
+        measures: Mapping[str, tuple[str, ...]],
+        arrays: Mapping[str, Any],
+        sha256: str | None = None,
+        left_out: Mapping[str, int] | None = None,
+        **facts: Any,
+    ) -> list[EvalResult]:
+        """Hold what is found on the rows; `EvalResult` has the fields, and `left_out` the counts of rows."""
+        data = self._data
+        counts = {name: count for name, count in {**data.report, **(left_out or {})}.items() if count}
+        found = EvalResult.of(
+            str(self.name),
+            kind=kind,
+            measures=measures,
+            arrays=arrays,
+            primary=self.primary,
+            unit=unit,
+            sha256=sha256 or data.hash,
+            where=data.name,
+            about={"left_out": counts, **facts},
+        )
+        return [found]
 
 
 def run_evaluator(evaluator: Evaluator, encoder: SentenceEncoder) -> Answer:
@@ -275,34 +322,6 @@ def set_name(data: Dataset) -> str:
     if data.in_memory:
         return "rows"
     return PurePath(data.name.partition(":")[2] or data.name).name.partition(".")[0] or "rows"
-
-
-def found_in(
-    data: Dataset,
-    evaluator: RowEvaluator,
-    *,
-    kind: str,
-    unit: str,
-    measures: Mapping[str, tuple[str, ...]],
-    arrays: Mapping[str, Any],
-    sha256: str | None = None,
-    left_out: Mapping[str, int] | None = None,
-    **facts: Any,
-) -> list[EvalResult]:
-    """Hold what an evaluator finds on a data set; `EvalResult` has the fields, and `left_out` the counts of rows."""
-    counts = {name: count for name, count in {**data.report, **(left_out or {})}.items() if count}
-    found = EvalResult.of(
-        evaluator.name,
-        kind=kind,
-        measures=measures,
-        arrays=arrays,
-        primary=evaluator.primary,
-        unit=unit,
-        sha256=sha256 or data.hash,
-        where=data.name,
-        about={"left_out": counts, **facts},
-    )
-    return [found]
 
 
 def labeled_texts(

@@ -249,8 +249,10 @@ def is_installed(module: str) -> bool:
 def help_of(kind: type, where: str) -> str:
     """The options of a class, each with its type, its default and its sentence in the docstring."""
     document = inspect.getdoc(kind) or ""
-    section = re.search(r"^Args:\n((?:    .*\n?|\n)*)", document, re.MULTILINE)
-    said = dict(re.findall(r"^    (\w+): ((?:.|\n(?!    \w))*)", section[1] if section else "", re.MULTILINE))
+    said = dict[str, str]()
+    for each in reversed(kind.__mro__):
+        section = re.search(r"^Args:\n((?:    .*\n?|\n)*)", inspect.cleandoc(each.__doc__ or ""), re.MULTILINE)
+        said |= re.findall(r"^    (\w+): ((?:.|\n(?!    \w))*)", section[1] if section else "", re.MULTILINE)
     lines = [f"{kind.__module__}.{kind.__name__}: {document.partition(chr(10))[0]}"]
     for name, option in options_of(kind).items():
         must = option.default is inspect.Parameter.empty

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, TypeVar, cast
 
 from cse import distributed
 from cse.batch import Example
@@ -14,7 +14,7 @@ from cse.data.datasets import Dataset
 from cse.data.mixture import Mixture
 from cse.data.part import Divided, Part, divide
 from cse.data.reading.texts import same_text_key
-from cse.errors import UserError, require_at_least, require_within
+from cse.errors import UserError, require_ranges
 from cse.evaluation.evaluator import Answer, EvalResult, RowEvaluator, Several, chosen, run_evaluator
 from cse.evaluation.evaluators.labels import Labels
 from cse.evaluation.evaluators.pairs import Similarity
@@ -28,6 +28,7 @@ log = logging.getLogger("cse")
 D = TypeVar("D", bound=Sequence[Example])
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class HeldOut(RowEvaluator):
     """Scores rows that it takes out of the training data, so that no text of theirs is trained on.
 
@@ -52,21 +53,16 @@ class HeldOut(RowEvaluator):
     primary = ""
     name = "held-out"
 
-    def __init__(
-        self,
-        *,
-        share: float = 0.05,
-        max_rows: int = 5000,
-        seed: int = 0,
-        source: str | None = None,
-        precision: str = "auto",
-        prompt: str | None = None,
-        positive_prompt: str | None = None,
-    ) -> None:
-        require_within("(0, 1)", "evaluator", share=share)
-        require_at_least(2, "evaluator", max_rows=max_rows)
-        self.share, self.max_rows, self.seed, self.source = share, max_rows, seed, source
-        self.precision, self.prompt, self.positive_prompt = precision, prompt, positive_prompt
+    share: Annotated[float, "in (0, 1)"] = 0.05
+    max_rows: Annotated[int, ">= 2"] = 5000
+    seed: int = 0
+    source: str | None = None
+    precision: str = "auto"
+    prompt: str | None = None
+    positive_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        require_ranges("evaluator", self)
         self._metric: Evaluator | None = None
         self._held: dict[str, Part] = {}
         self._said, self._told = "", False
@@ -106,16 +102,13 @@ class HeldOut(RowEvaluator):
         return answer
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
-        """Find by the metric of the rows."""
         return self.answer(encoder).findings
 
     def texts(self, data: str | None = None) -> dict[str, Sequence[tuple[str, ...]]]:
-        """The texts that are held out; see `cse.data.checks.KnowsTexts`."""
         self._taken()
         return {name or self.name: [row.texts for row in part] for name, part in self._held.items()}
 
     def describe(self) -> str:
-        """Say how many rows are held out, and of what."""
         return self._said
 
     def _taken(self) -> Evaluator:

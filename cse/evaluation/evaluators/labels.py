@@ -5,16 +5,18 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sized
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cse.data.datasets import Texts
-from cse.errors import UserError, require_at_least
+from cse.errors import Count, UserError
 from cse.evaluation.encoding import encode_distinct
-from cse.evaluation.evaluator import EvalResult, RowEvaluator, found_in, labeled_texts, rows_hash, set_name
+from cse.evaluation.evaluator import EvalResult, OfTexts, labeled_texts, rows_hash, set_name
 from cse.evaluation.evaluators.classifiers import Labels as Names
 from cse.evaluation.evaluators.classifiers import (
     Matrix,
@@ -33,7 +35,8 @@ Judge = Callable[[Matrix, Names, Matrix, Names], Right]  # from training vectors
 SEED = 42  # mteb's, of the draws and of each k-means
 
 
-class Labels(RowEvaluator):
+@dataclass(eq=False, repr=False)
+class Labels(OfTexts):
     """Accuracy x 100 of classifiers on vectors: `probe`, `nearest_mean`, and where asked `neighbors` and `few_shot`.
 
     Without training rows, the rows are split into folds, and those of each fold are labeled by classifiers of the
@@ -49,9 +52,6 @@ class Labels(RowEvaluator):
         shots: Number of training rows of each label (`few_shot`), the mean over draws. None: no such score.
         draws: Number of draws of these rows.
         seed: Seed of the draws.
-        precision: fp32, bf16, or auto: bf16 where native.
-        prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
-        name: The name of the rows in results. None: that of their file.
 
     Raises:
         UserError: The rows cannot be read, have fewer than two labels, or do not suffice for a classifier; or a label
@@ -64,28 +64,21 @@ class Labels(RowEvaluator):
 
     primary = "probe"
 
-    def __init__(
-        self,
-        data: Texts | str | Path | Sized,
-        *,
-        train: Texts | str | Path | Sized | None = None,
-        folds: int = 5,
-        neighbors: int | None = None,
-        shots: int | None = None,
-        draws: int = 10,
-        seed: int = 42,
-        precision: str = "auto",
-        prompt: str | None = None,
-        name: str | None = None,
-    ) -> None:
-        require_at_least(1, "evaluator", neighbors=neighbors, shots=shots, draws=draws)
-        require_at_least(2, "evaluator", folds=folds)
-        self.data, self.train, self.folds, self.neighbors = data, train, folds, neighbors
-        self.shots, self.draws, self.seed, self.precision, self.prompt = shots, draws, seed, precision, prompt
-        self._data, self._texts, labels = labeled_texts(data, "data")
-        self.name = name or set_name(self._data)
+    data: Texts | str | Path | Sized
+    _: KW_ONLY
+    train: Texts | str | Path | Sized | None = None
+    folds: Annotated[int, ">= 2"] = 5
+    neighbors: Count | None = None
+    shots: Count | None = None
+    draws: Count = 10
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._data, self._texts, labels = labeled_texts(self.data, "data")
+        self.name = self.name or set_name(self._data)
         self._single = 0
-        if train is None:
+        if self.train is None:
             often = Counter(labels)
             kept = [i for i, label in enumerate(labels) if often[label] > 1]
             self._single = len(labels) - len(kept)
@@ -96,9 +89,9 @@ class Labels(RowEvaluator):
                     f"leaves {len(set(labels))} labels\nfix: give more rows of each label, or evaluator.train"
                 )
             self._label, self._train_hash = np.array(labels), ""
-            self._splits = make_folds(self._label, folds)
+            self._splits = make_folds(self._label, self.folds)
         else:
-            given, texts, names = labeled_texts(train, "train", split="train")
+            given, texts, names = labeled_texts(self.train, "train", split="train")
             unknown = sorted(set(labels) - set(names))
             if unknown:
                 raise UserError(
@@ -111,10 +104,9 @@ class Labels(RowEvaluator):
             self._texts += texts
             self._splits = [(np.arange(*ends), np.arange(ends[0]))]
         for rows, _ in self._splits:
-            require_rows(self._label[rows], neighbors, shots)
+            require_rows(self._label[rows], self.neighbors, self.shots)
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
-        """Score an encoder, with the texts that each classifier gets right."""
         vectors, row = encode_distinct(encoder, self._texts, self.precision, self.prompt)
         x, y = vectors[[row[text] for text in self._texts]], self._label  # (n, D), (n,)
         judges = self._judges()
@@ -123,9 +115,7 @@ class Labels(RowEvaluator):
         for train, test in self._splits:
             for name, judge in judges.items():
                 right[name][test] = judge(x[train], y[train], x[test], y[test])
-        return found_in(
-            self._data,
-            self,
+        return self.found(
             kind="labels",
             unit="texts",
             measures={name: ("mean", name) for name in judges},
@@ -150,7 +140,8 @@ def _judge(predict: Predict) -> Judge:
     return lambda x, y, new, truth: (predict(x, y, new) == truth).astype(np.float64)
 
 
-class Clustering(RowEvaluator):
+@dataclass(eq=False, repr=False)
+class Clustering(OfTexts):
     """V-measure x 100 of clusters with labels: the mean over several clusterings by mini-batch k-means.
 
     Args:
@@ -159,9 +150,6 @@ class Clustering(RowEvaluator):
         repetitions: Number of clusterings.
         sample: Number of rows that each of them draws, with replacement.
         batch_size: Number of rows in a batch of k-means.
-        precision: fp32, bf16, or auto: bf16 where native.
-        prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
-        name: The name of the rows in results. None: that of their file.
 
     Raises:
         UserError: The rows cannot be read, have fewer than two labels, or are fewer than the labels in a sample.
@@ -172,37 +160,28 @@ class Clustering(RowEvaluator):
 
     primary = "v_measure"
 
-    def __init__(
-        self,
-        data: Texts | str | Path | Sized,
-        *,
-        repetitions: int = 10,
-        sample: int = 16_384,
-        batch_size: int = 512,
-        precision: str = "auto",
-        prompt: str | None = None,
-        name: str | None = None,
-    ) -> None:
-        require_at_least(1, "evaluator", repetitions=repetitions, sample=sample, batch_size=batch_size)
-        self.data, self.repetitions, self.sample, self.batch_size = data, repetitions, sample, batch_size
-        self.precision, self.prompt = precision, prompt
-        self._data, self._texts, labels = labeled_texts(data, "data")
-        self.name = name or set_name(self._data)
+    data: Texts | str | Path | Sized
+    _: KW_ONLY
+    repetitions: Count = 10
+    sample: Count = 16_384
+    batch_size: Count = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._data, self._texts, labels = labeled_texts(self.data, "data")
+        self.name = self.name or set_name(self._data)
         self._classes, self._label = np.unique(labels, return_inverse=True)
-        if sample < len(self._classes):
+        if self.sample < len(self._classes):
             raise UserError(
-                f"evaluator.sample is {sample}, but the rows have {len(self._classes)} labels\n"
+                f"evaluator.sample is {self.sample}, but the rows have {len(self._classes)} labels\n"
                 f"fix: give {len(self._classes)} or more"
             )
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
-        """Score an encoder, with the cluster of each text in each clustering."""
         vectors, row = encode_distinct(encoder, self._texts, self.precision, self.prompt)
         ordered = vectors[[row[text] for text in self._texts]]  # (n, D)
         cluster, drawn = clusterings(ordered, len(self._classes), self.repetitions, self.sample, self.batch_size)
-        return found_in(
-            self._data,
-            self,
+        return self.found(
             kind="clustering",
             unit="texts",
             measures={"v_measure": ("v_measure", "cluster", "label", "drawn")},

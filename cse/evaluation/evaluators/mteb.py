@@ -39,7 +39,6 @@ class MTEB(RowEvaluator):
         self.name, self.primary = tasks, SCORE if len(self._tasks) == 1 else MEAN
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
-        """Run the tasks."""
         from cse.evaluation.evaluators import mteb_adapter
         from cse.evaluation.loading import Model
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Sized
+from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
@@ -13,24 +14,22 @@ from cse.batch import Example
 from cse.data import datasets
 from cse.data.datasets import Dataset, ScoredPairs
 from cse.data.reading.texts import same_text_key
-from cse.errors import UserError, require_within
+from cse.errors import UserError
 from cse.evaluation.encoding import comparison, encode_distinct
-from cse.evaluation.evaluator import TEST, EvalResult, RowEvaluator, found_in, rows_hash, set_name
+from cse.evaluation.evaluator import TEST, EvalResult, OfTexts, rows_hash, set_name
 from cse.evaluation.statistic import Vector, correlation
 from cse.interfaces import SentenceEncoder
 from cse.seeding import python_rng
 
 
-class Similarity(RowEvaluator):
+@dataclass(eq=False, repr=False)
+class Similarity(OfTexts):
     """Correlation x 100 of cosines with scores: `spearman` and `pearson`.
 
     For a model that is compared by distance, the cosine is replaced by the negative distance.
 
     Args:
         data: Scored pairs, or what `cse.data.ScoredPairs` reads them from, on any scale; of a Hub id, the split `test`.
-        precision: fp32, bf16, or auto: bf16 where native.
-        prompt: The name of the encoder's prompt that is put before both texts; None: the encoder's default prompt.
-        name: The name of the rows in results. None: that of their file.
 
     Raises:
         UserError: The rows cannot be read, or all scores are equal.
@@ -38,33 +37,30 @@ class Similarity(RowEvaluator):
 
     primary = "spearman"
 
-    def __init__(
-        self,
-        data: ScoredPairs | str | Path | Sized,
-        *,
-        precision: str = "auto",
-        prompt: str | None = None,
-        name: str | None = None,
-    ) -> None:
-        self.data, self.precision, self.prompt = data, precision, prompt
-        options = {"min_score": None, "max_score": None, "split": TEST}
-        self._data = data if isinstance(data, Dataset) else ScoredPairs(data, **options)  # type: ignore[arg-type]
-        self.name, self._texts = name or set_name(self._data), [row.texts for row in self._data]
+    data: ScoredPairs | str | Path | Sized
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        data = self.data
+        self._data = (
+            data if isinstance(data, Dataset) else ScoredPairs(data, min_score=None, max_score=None, split=TEST)
+        )
+        self.name, self._texts = self.name or set_name(self._data), [row.texts for row in self._data]
         self._gold = np.array([row.score for row in self._data])
         correlation(np.arange(float(len(self._gold))), self._gold, self.name)  # refuses equal scores
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
-        """Score an encoder, with the cosine of each pair."""
         first, second = ([texts[side] for texts in self._texts] for side in (0, 1))
         vectors, row = encode_distinct(encoder, [*first, *second], self.precision, self.prompt)
         similarity = comparison(encoder)(vectors, [row[text] for text in first], [row[text] for text in second])
-        correlation(similarity, self._gold, self.name)  # refuses equal cosines
+        correlation(similarity, self._gold, str(self.name))  # refuses equal cosines
         measures = {name: (name, "cosine", "gold") for name in ("spearman", "pearson")}
         arrays = {"cosine": similarity, "gold": self._gold}
-        return found_in(self._data, self, kind="similarity", unit="pairs", measures=measures, arrays=arrays)
+        return self.found(kind="similarity", unit="pairs", measures=measures, arrays=arrays)
 
 
-class Triplets(RowEvaluator):
+@dataclass(eq=False, repr=False)
+class Triplets(OfTexts):
     """Share x 100 of the triplets whose anchor has a larger cosine with its positive than with every negative.
 
     A row without a negative, or with a negative that is the same text as its positive, is left out and counted. For a
@@ -72,9 +68,6 @@ class Triplets(RowEvaluator):
 
     Args:
         data: Triplets, or what `cse.data.Triplets` reads them from; of a Hub id, the split `test`.
-        precision: fp32, bf16, or auto: bf16 where native.
-        prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
-        name: The name of the rows in results. None: that of their file.
 
     Raises:
         UserError: The rows cannot be read, or none is left.
@@ -85,17 +78,13 @@ class Triplets(RowEvaluator):
 
     primary = "accuracy"
 
-    def __init__(
-        self,
-        data: datasets.Triplets | str | Path | Sized,
-        *,
-        precision: str = "auto",
-        prompt: str | None = None,
-        name: str | None = None,
-    ) -> None:
-        self.data, self.precision, self.prompt = data, precision, prompt
+    data: datasets.Triplets | str | Path | Sized
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        data = self.data
         self._data = data if isinstance(data, Dataset) else datasets.Triplets(data, split=TEST)
-        self.name = name or set_name(self._data)
+        self.name = self.name or set_name(self._data)
         rows = [row.texts for row in self._data]
         without = [len(texts) < 3 for texts in rows]
         same = [same_text_key(texts[1]) in map(same_text_key, texts[2:]) for texts in rows]
@@ -108,14 +97,11 @@ class Triplets(RowEvaluator):
             )
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
-        """Score an encoder, with the rows that it gets right."""
         pairs = [(anchor, text) for anchor, *others in self._texts for text in others]
         similarity = _similarity(encoder, pairs, self.precision, self.prompt)
         starts = np.cumsum([0, *(len(texts) - 1 for texts in self._texts)])
         right = [similarity[a] > similarity[a + 1 : b].max() for a, b in pairwise(starts)]
-        return found_in(
-            self._data,
-            self,
+        return self.found(
             kind="triplets",
             unit="triplets",
             measures={"accuracy": ("mean", "right")},
@@ -124,7 +110,8 @@ class Triplets(RowEvaluator):
         )
 
 
-class PairClassification(RowEvaluator):
+@dataclass(eq=False, repr=False)
+class PairClassification(OfTexts):
     """Average precision x 100 of all pairs (`ap`), and `f1` and `accuracy` of those that fitted no threshold.
 
     A pair is predicted to be positive if its cosine reaches a threshold, which is fitted for each of the two measures
@@ -138,9 +125,6 @@ class PairClassification(RowEvaluator):
             and counted. None: a share of `data`, on which F1 and accuracy are then not scored.
         dev_share: That share, in (0, 1), of the pairs of each label.
         seed: Seed of the choice of that share.
-        precision: fp32, bf16, or auto: bf16 where native.
-        prompt: The name of the encoder's prompt that is put before both texts; None: the encoder's default prompt.
-        name: The name of the rows in results. None: that of their file.
 
     Raises:
         UserError: The rows cannot be read, a label is neither 0 nor 1, or one of the two does not occur.
@@ -152,25 +136,20 @@ class PairClassification(RowEvaluator):
 
     primary = "ap"
 
-    def __init__(
-        self,
-        data: ScoredPairs | str | Path | Sized,
-        *,
-        dev: ScoredPairs | str | Path | Sized | None = None,
-        dev_share: float = 0.2,
-        seed: int = 0,
-        precision: str = "auto",
-        prompt: str | None = None,
-        name: str | None = None,
-    ) -> None:
-        require_within("(0, 1)", "evaluator", dev_share=dev_share)
-        self.data, self.dev, self.dev_share, self.seed = data, dev, dev_share, seed
-        self.precision, self.prompt = precision, prompt
+    data: ScoredPairs | str | Path | Sized
+    _: KW_ONLY
+    dev: ScoredPairs | str | Path | Sized | None = None
+    dev_share: Annotated[float, "in (0, 1)"] = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        data, dev = self.data, self.dev
         self._data = data if isinstance(data, Dataset) else ScoredPairs(data, split=TEST)
-        self.name = name or set_name(self._data)
+        self.name = self.name or set_name(self._data)
         self._texts, self._label = _labeled(self._data, "data")
         if dev is None:
-            chosen = _share(self._label, dev_share, seed)
+            chosen = _share(self._label, self.dev_share, self.seed)
             self._dev, self._dev_label = [self._texts[i] for i in chosen], self._label[chosen]
             self._scored, self._shared = np.setdiff1d(np.arange(len(self._label)), chosen), 0
         else:
@@ -181,14 +160,11 @@ class PairClassification(RowEvaluator):
             self._scored, self._shared = np.arange(len(self._label)), len(rows) - len(apart)
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
-        """Score an encoder, with the cosine of each pair and the thresholds."""
         similarity = _similarity(encoder, [*self._texts, *self._dev], self.precision, self.prompt)
         similarity, dev = similarity[: len(self._texts)], similarity[len(self._texts) :]
         thresholds = fit_thresholds(dev, self._dev_label)
         judged, label = similarity[self._scored], self._label[self._scored]
-        return found_in(
-            self._data,
-            self,
+        return self.found(
             kind="pair classification",
             unit="pairs",
             measures={

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sized
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 
 from cse.data.datasets import Dataset, Pairs, Texts
 from cse.encoder.vectors import unit
-from cse.errors import UserError, require_at_least
+from cse.errors import Count, UserError
 from cse.evaluation.encoding import comparison, device_of, encode_distinct, nearness
-from cse.evaluation.evaluator import TEST, EvalResult, RowEvaluator, found_in, rows_hash, set_name
+from cse.evaluation.evaluator import TEST, EvalResult, OfTexts, rows_hash, set_name
 from cse.interfaces import SentenceEncoder
 from cse.mining.neighbors import EXACT, open_pool
 
 CHUNK = 1024  # texts whose neighbors are searched at once
 
 
-class Paraphrases(RowEvaluator):
+@dataclass(eq=False, repr=False)
+class Paraphrases(OfTexts):
     """Average precision x 100 of mined pairs against known ones (`ap`), and the highest F1 of any threshold (`f1`).
 
     A model that is compared by distance is scored by distance. The texts are those of the known pairs and of `more`,
@@ -33,9 +34,6 @@ class Paraphrases(RowEvaluator):
         more: Further texts to search in, or what `cse.data.Texts` reads them from. None: those of the pairs only.
         neighbors: Number of other texts that are searched for each text.
         keep: Number of the most similar pairs that are judged.
-        precision: fp32, bf16, or auto: bf16 where native.
-        prompt: The name of the encoder's prompt that is put before all texts; None: the encoder's default prompt.
-        name: The name of the rows in results. None: that of their file.
 
     Raises:
         UserError: The rows cannot be read, or no pair of two different texts is left.
@@ -50,22 +48,17 @@ class Paraphrases(RowEvaluator):
 
     primary = "ap"
 
-    def __init__(
-        self,
-        data: Pairs | str | Path | Sized,
-        *,
-        more: Texts | str | Path | Sized | None = None,
-        neighbors: int = 100,
-        keep: int = 500_000,
-        precision: str = "auto",
-        prompt: str | None = None,
-        name: str | None = None,
-    ) -> None:
-        require_at_least(1, "evaluator", neighbors=neighbors, keep=keep)
-        self.data, self.more, self.neighbors, self.keep = data, more, neighbors, keep
-        self.precision, self.prompt = precision, prompt
+    data: Pairs | str | Path | Sized
+    _: KW_ONLY
+    more: Texts | str | Path | Sized | None = None
+    neighbors: Count = 100
+    keep: Count = 500_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        data, more = self.data, self.more
         self._data = data if isinstance(data, Dataset) else Pairs(data, split=TEST)
-        self.name = name or set_name(self._data)
+        self.name = self.name or set_name(self._data)
         others = more if isinstance(more, Dataset) or more is None else Texts(more, split=TEST)
         distinct = dict.fromkeys([*self._data.unique_texts(), *(others.unique_texts() if others else ())])
         at = {text: i for i, text in enumerate(distinct)}
@@ -80,16 +73,13 @@ class Paraphrases(RowEvaluator):
             )
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
-        """Score an encoder, with the precision at which each known pair was found."""
         vectors, _ = encode_distinct(encoder, self._texts, self.precision, self.prompt)
         distance = comparison(encoder) is nearness
         queries, texts = operands(vectors, distance=distance)
         mined = mine_pairs(queries, texts, self.neighbors, self.keep, str(device_of(encoder)))
         judged = judge(mined, self._known)
         threshold = -math.sqrt(max(0.0, -2 * judged.threshold)) if distance else judged.threshold
-        return found_in(
-            self._data,
-            self,
+        return self.found(
             kind="paraphrases",
             unit="known pairs",
             measures={"ap": ("mean", "precision"), "f1": ("mean", "f1_share")},

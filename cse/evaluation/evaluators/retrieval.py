@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ SETS = (
 )
 
 
+@dataclass(eq=False, repr=False)
 class Retrieval(RowEvaluator):
     """Measures x 100 of the documents that are nearest to each query, among all documents of a corpus.
 
@@ -81,37 +83,51 @@ class Retrieval(RowEvaluator):
         Judgments of documents that the corpus lacks are left out and counted, where mteb lowers the recall.
     """
 
-    def __init__(
-        self,
-        data: str | Path | None = None,
-        *,
-        queries: str | Path | Sized | None = None,
-        corpus: str | Path | Sized | None = None,
-        qrels: str | Path | Sized | None = None,
-        split: str = "test",
-        measures: Sequence[str] = MEASURES,
-        skip_same_id: bool = False,
-        query_prompt: str | None = None,
-        document_prompt: str | None = None,
-        precision: str = "auto",
-        name: str | None = None,
-    ) -> None:
+    data: str | Path | None = None
+    _: KW_ONLY
+    queries: str | Path | Sized | None = None
+    corpus: str | Path | Sized | None = None
+    qrels: str | Path | Sized | None = None
+    split: str = "test"
+    measures: Sequence[str] = MEASURES
+    skip_same_id: bool = False
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    precision: str = "auto"
+    name: str | None = None  # type: ignore[assignment]  # a text once the rows are read
+
+    def __post_init__(self) -> None:
         require_package("pytrec_eval", extra="retrieval", user="cse.evaluation.Retrieval")
-        parse_measures(measures)
-        self.data, self.queries, self.corpus, self.qrels, self.split = data, queries, corpus, qrels, split
-        self.measures, self.skip_same_id, self.precision = tuple(measures), skip_same_id, precision
-        self.query_prompt, self.document_prompt = query_prompt, document_prompt
-        self._rows = _read(data, queries, corpus, qrels, split, name)
+        parse_measures(self.measures)
+        self._rows = self._read()
         self.name, self.primary = self._rows.name, self.measures[0]
         self._texts = list(self._rows.queries.values())  # documents may be trained on
 
+    def _read(self) -> RetrievalRows:
+        data, split, name = self.data, self.split, self.name
+        parts = {"queries": self.queries, "corpus": self.corpus, "qrels": self.qrels}
+        given = {part: source for part, source in parts.items() if source is not None}
+        if data is None and len(given) == len(parts):
+            paths = [str(source) for source in given.values() if isinstance(source, str | Path)]
+            where = ", ".join(paths) or "rows in memory"
+            return retrieval_rows.gather(**given, where=where, name=name or "retrieval")
+        if data is None or given:
+            named = [*([] if data is None else ["data"]), *given]
+            raise UserError(
+                "evaluator.data is the whole set, and queries, corpus and qrels are its three parts; "
+                f"given are {', '.join(named) or 'none of them'}\nfix: give data, or all three parts"
+            )
+        if Path(data).expanduser().exists():
+            return retrieval_rows.read_folder(Path(data).expanduser(), split, name)
+        if HUB_ID.fullmatch(str(data)) is None:
+            raise UserError(f"evaluator.data: the folder {data} does not exist\nfix: {retrieval_rows.FIX}")
+        return retrieval_rows.read_hub(str(data), split, name)
+
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
-        """Score an encoder, with the measures of each query."""
         prompts = role_prompts(encoder, self.query_prompt, self.document_prompt)
         return [score_rows(encoder, self._rows, self.measures, prompts, self.precision, skip_same_id=self.skip_same_id)]
 
     def describe(self) -> str:
-        """Say what is scored, and what was left out."""
         rows = self._rows
         counts = "".join(f"; {count:,} {what.replace('_', ' ')} left out" for what, count in rows.left_out.items())
         return f"retrieval {self.name}, {len(rows.queries):,} queries, {len(rows.documents):,} documents{counts}"
@@ -172,36 +188,7 @@ def score_rows(
     )
 
 
-def _read(
-    data: str | Path | None,
-    queries: str | Path | Sized | None,
-    corpus: str | Path | Sized | None,
-    qrels: str | Path | Sized | None,
-    split: str,
-    name: str | None,
-) -> RetrievalRows:
-    parts = (queries, corpus, qrels)
-    if data is None and queries is not None and corpus is not None and qrels is not None:
-        paths = [str(part) for part in parts if isinstance(part, str | Path)]
-        where = ", ".join(paths) or "rows in memory"
-        return retrieval_rows.gather(queries, corpus, qrels, where=where, name=name or "retrieval")
-    if data is None or any(part is not None for part in parts):
-        raise UserError(
-            "evaluator.data is the whole set, and queries, corpus and qrels are its three parts; "
-            f"given are {', '.join(_given(data, *parts)) or 'none of them'}\nfix: give data, or all three parts"
-        )
-    if Path(data).expanduser().exists():
-        return retrieval_rows.read_folder(Path(data).expanduser(), split, name)
-    if HUB_ID.fullmatch(str(data)) is None:
-        raise UserError(f"evaluator.data: the folder {data} does not exist\nfix: {retrieval_rows.FIX}")
-    return retrieval_rows.read_hub(str(data), split, name)
-
-
-def _given(*parts: object) -> list[str]:
-    names = ("data", "queries", "corpus", "qrels")
-    return [name for name, part in zip(names, parts, strict=True) if part is not None]
-
-
+@dataclass(eq=False, repr=False)
 class NanoBEIR(RowEvaluator):
     """Measures x 100 of each set, and the mean over sets; see `Retrieval`.
 
@@ -220,22 +207,19 @@ class NanoBEIR(RowEvaluator):
 
     name = "NanoBEIR"
 
-    def __init__(
-        self,
-        sets: Sequence[str] | None = None,
-        *,
-        data: str | Path = HUB,
-        measures: Sequence[str] = MEASURES,
-        query_prompt: str | None = None,
-        document_prompt: str | None = None,
-        precision: str = "auto",
-    ) -> None:
+    sets: Sequence[str] | None = None
+    _: KW_ONLY
+    data: str | Path = HUB
+    measures: Sequence[str] = MEASURES
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
         require_package("pytrec_eval", extra="retrieval", user="cse.evaluation.NanoBEIR")
-        parse_measures(measures)
-        self.sets, self.data, self.measures, self.precision = sets, data, tuple(measures), precision
-        self.query_prompt, self.document_prompt = query_prompt, document_prompt
+        parse_measures(self.measures)
         known = {name.lower(): name for name in SETS}
-        wanted = SETS if sets is None else sets
+        wanted = SETS if self.sets is None else self.sets
         other = [name for name in wanted if name.lower().removeprefix("nano") not in known]
         if other or not wanted:
             raise UserError(
@@ -243,20 +227,17 @@ class NanoBEIR(RowEvaluator):
                 f"fix: give some of {', '.join(SETS)}"
             )
         names = dict.fromkeys(f"Nano{known[name.lower().removeprefix('nano')]}" for name in wanted)
-        self._rows = [_read_set(data, name) for name in names]
+        self._rows = [_read_set(self.data, name) for name in names]
         self.primary = self.measures[0] if len(self._rows) == 1 else MEAN
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
-        """Score an encoder, with the measures of each query of each set."""
         prompts = role_prompts(encoder, self.query_prompt, self.document_prompt)
         return [score_rows(encoder, rows, self.measures, prompts, self.precision) for rows in self._rows]
 
     def texts(self, data: str | None = None) -> dict[str, list[tuple[str, ...]]]:
-        """The queries, which should not be trained on; see `cse.data.checks.KnowsTexts`."""
         return {rows.name: [(text,) for text in rows.queries.values()] for rows in self._rows}
 
     def describe(self) -> str:
-        """Say what is scored."""
         return f"NanoBEIR, {len(self._rows)} sets, {sum(len(rows.queries) for rows in self._rows):,} queries"
 
 

@@ -116,7 +116,6 @@ class STSEvaluator(RowEvaluator):
         return score_all({name: data.subsets for name, data in self._found.items()}, embed, comparison(encoder))
 
     def answer(self, encoder: SentenceEncoder) -> Answer:
-        """The score of each task, and their average."""
         scores = self.score(encoder)
         by_task = {name: task.all.spearman for name, task in scores.tasks.items()}
         average = {"dev": sum(by_task.values()) / len(by_task)} if by_task else {}
@@ -124,7 +123,6 @@ class STSEvaluator(RowEvaluator):
         return Answer(average | by_task, findings, partial(self._facts, scores))
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
-        """The scores of an encoder with the similarity of every pair, by task."""
         return self.answer(encoder).findings
 
     def _facts(self, scores: Scores) -> dict[str, Any]:
