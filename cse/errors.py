@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from pkgutil import get_data
@@ -56,6 +56,15 @@ def require_within(interval: str, owner: str, /, **values: float | None) -> None
         below = value <= high if interval[-1] == "]" else value < high
         if not (above and below):
             raise UserError(f"{owner}.{name} is {value}\nfix: give a number in {interval}")
+
+
+def require_known(option: str, names: Sequence[str], known: Sequence[str]) -> None:
+    """Check that each of several names is known, and given once."""
+    for name in names:
+        if name not in known:
+            raise UserError(f"{option} has {name!r}\nfix: give some of {', '.join(known)}")
+        if list(names).count(name) > 1:
+            raise UserError(f"{option} has {name} twice\nfix: give each one once")
 
 
 def require_ranges(owner: str, part: Any) -> None:

@@ -251,7 +251,6 @@ BAD = {  # a command line -> what the error names
     "OWN --data texts.txt --trainer.initial_weights=2": "trainer.initial_weights is 2",
     "OWN --data texts.txt --trainer.workers=-1": "trainer.workers is -1",
     "encode ck texts.txt --out new --shard 0/4": "--shard is 0/4",
-    "diff a b --model ck --max-n 2": "max_n is 2",
     "OWN --data texts.txt --trainer.weight_decay=-1": "trainer.weight_decay is -1",
     "OWN --data texts.txt --trainer.warmup_steps=-1": "trainer.warmup_steps is -1",
     "OWN --data texts.txt --trainer.chunk_tokens=0": "trainer.chunk_tokens is 0",

@@ -42,27 +42,16 @@ MARGIN, MOST_NEAR = 0.05, 6  # mined negatives of a row: this share less near th
 
 @dataclass(frozen=True)
 class Adapted:
-    """Hold what an adaptation found.
+    """Hold what an adaptation found."""
 
-    Attributes:
-        folder: Its folder, with report.md and script.sh.
-        model: The folder of the better encoder; None: keep the encoder as it is.
-        way: The way that was taken, such as `near-6e-5`, with the share of a merge.
-        before: The score of the start on the test rows.
-        after: That of the model.
-        interval: The 95 % interval of the difference.
-        general: The change of each general score.
-        verdict: What follows, in one sentence.
-    """
-
-    folder: Path
-    model: Path | None
-    way: str
-    before: float
-    after: float
-    interval: tuple[float, float]
-    general: dict[str, float]
-    verdict: str
+    folder: Path  # its folder, with report.md and script.sh
+    model: Path | None  # the folder of the better encoder; None: keep the encoder as it is
+    way: str  # the way that was taken, such as `near-6e-5`, with the share of a merge
+    before: float  # the score of the start on the test rows
+    after: float  # that of the model
+    interval: tuple[float, float]  # the 95 % interval of the difference
+    general: dict[str, float]  # the change of each general score
+    verdict: str  # what follows, in one sentence
 
 
 def adapt(

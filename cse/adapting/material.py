@@ -28,23 +28,14 @@ HALF = 5  # words that each half of a text has at least
 
 @dataclass(frozen=True)
 class Material:
-    """Rows of one kind, divided such that no text is in two parts.
+    """Rows of one kind, divided such that no text is in two parts."""
 
-    Attributes:
-        kind: `pairs`, `labels`, or `texts`, whose halves are pairs: the first one searches for the second.
-        train: Number of rows to train on.
-        dev: Number of rows that select.
-        test: Number of rows that only the last comparison reads.
-        labels: Number of labels with at least two rows to train on.
-        fewest: Number of rows of the rarest of these labels.
-    """
-
-    kind: str
-    train: int
-    dev: int
-    test: int
-    labels: int = 0
-    fewest: int = 0
+    kind: str  # `pairs`, `labels`, or `texts`, whose halves are pairs: the first one searches for the second
+    train: int  # number of rows to train on
+    dev: int  # number of rows that select
+    test: int  # number of rows that only the last comparison reads
+    labels: int = 0  # number of labels with at least two rows to train on
+    fewest: int = 0  # number of rows of the rarest of these labels
 
     def describe(self) -> str:
         """The kind and the counts, in words."""

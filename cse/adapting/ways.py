@@ -17,19 +17,12 @@ FALSE = 0.1  # a candidate that is nearer than the positive by this is left out 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to train.
+    """A way to train."""
 
-    Attributes:
-        name: Its name in the report, and of its run.
-        recipe: The recipe.
-        options: Its options, without steps.
-        batch: Rows of a step.
-    """
-
-    name: str
-    recipe: str
-    options: tuple[str, ...]
-    batch: int = BATCH
+    name: str  # its name in the report, and of its run
+    recipe: str  # the recipe
+    options: tuple[str, ...]  # its options, without steps
+    batch: int = BATCH  # rows of a step
 
     @property
     def mined(self) -> bool:

@@ -27,7 +27,7 @@ from typing import Any
 from cse.console import progress, quiet
 from cse.encoder.device import Device
 from cse.encoder.vectors import check_widths, halves
-from cse.errors import UserError, require_positive
+from cse.errors import UserError, require_known, require_positive
 from cse.evaluation import results, scoring, speed
 from cse.evaluation.encoding import Embed, embedder
 from cse.evaluation.loading import load_model
@@ -46,7 +46,7 @@ VARIANTS = ("widths", "int8", "binary", "onnx", "onnx-int8", "layers", "static")
 TEXTS = 2_000  # texts on which ranges are measured, at most; the first ones are timed
 SCHEMA = 1
 FILE = "bench-model.json"
-FULL = "full"
+FULL, OF_WIDTH, OF_KIND = "full", "{} dimensions", "{} vectors"  # the names of rows
 NOTE = "note"
 FIGURES = ("MB", "MB of a million vectors", "sentences/s", "times as fast")
 
@@ -122,7 +122,7 @@ def bench_model(
         UserError: An argument is out of range, the model cannot be loaded, or no task has rows.
     """
     quiet()
-    _check_variants(variants)
+    require_known("--variants", variants, VARIANTS)
     require_positive("bench-model", seconds=seconds)
     scoring.parted(tasks, data)  # a misspelled name fails before anything is loaded
     name = name_of(model)
@@ -145,7 +145,10 @@ def bench_model(
         ranges, ranges_of = _ranges(whole.folder, dim, encode, some, origin) if codes else (None, "")
         cuts: dict[str, Any] = {"dimensions": widths or None, "quantize": codes, "calibration": ranges}
         scored = scoring.evaluate(name, tasks, **options, **cuts)
-        _require_scores(scored.results)
+        if not has_scores(scored.results):
+            task, why = next(iter(_missing(scored.results).items()))
+            what = f"--tasks: {task} cannot be scored: {why[:200]}"
+            raise UserError(f"{what}\nfix: give its rows (--data), or other tasks")
         rows = _reduced(scored, widths, dim, whole.folder)
         encoders = {FULL: encode}
         for number, variant in enumerate(others, start=1):
@@ -156,7 +159,9 @@ def bench_model(
         advance(1 + len(others), "speed")
         clock = speed.clock_of(whole.encoder)
         timed = speed.enough(encode, some, seconds, clock)
-        times = speed.measure(encoders, _changes(widths, codes, ranges), timed, seconds, clock)
+        changes: dict[str, Change] = {OF_WIDTH.format(width): scoring.first_dimensions(width) for width in widths}
+        changes |= {OF_KIND.format(kind): partial(quantize, kind=kind, calibration=ranges) for kind in codes}
+        times = speed.measure(encoders, changes, timed, seconds, clock)
     about = _describe(
         scored.results,
         {"texts": {"from": origin, "n": len(timed)}, "seconds": seconds, **speed.conditions(whole.encoder)},
@@ -181,15 +186,6 @@ def _row(variant: Variant, made: Path, tasks: Wanted, options: dict[str, Any]) -
     except UserError as error:
         return Measured(variant.name, note=str(error).splitlines()[0]), None
     return _measured(variant.name, scored, made, size, note), encode
-
-
-def _check_variants(variants: Sequence[str]) -> None:
-    """Refuse an unknown name, and a name that occurs twice."""
-    for name in variants:
-        if name not in VARIANTS:
-            raise UserError(f"--variants has {name!r}\nfix: give some of {', '.join(VARIANTS)}")
-        if list(variants).count(name) > 1:
-            raise UserError(f"--variants has {name} twice\nfix: give each one once")
 
 
 def _widths(wanted: Sequence[int] | None, dim: int) -> list[int]:
@@ -229,29 +225,13 @@ def _ranges(folder: Path, dim: int, encode: Embed, texts: list[str], origin: str
     return Calibration.of(encode(texts)), origin
 
 
-def _changes(widths: Sequence[int], codes: Sequence[Kind], ranges: Calibration | None) -> dict[str, Change]:
-    """List what makes the reduced vectors of whole ones, by the name of their row."""
-    cuts: dict[str, Change] = {_of_width(width): scoring.first_dimensions(width) for width in widths}
-    return cuts | {_of_kind(kind): partial(quantize, kind=kind, calibration=ranges) for kind in codes}
-
-
-def _of_width(width: int) -> str:
-    """The name of the row of the first dimensions."""
-    return f"{width} dimensions"
-
-
-def _of_kind(kind: str) -> str:
-    """The name of the row of quantized vectors."""
-    return f"{kind} vectors"
-
-
 def _reduced(scored: Scored, widths: Sequence[int], dim: int, folder: Path) -> list[Measured]:
     """The rows of a checkpoint and of what is made of its vectors, of which a whole one has `dim` numbers."""
     whole = _measured(FULL, scored, folder, 4 * dim)
     cuts = {e["width"]: e for e in scored.results.get("dimensions", [])}
-    entries = [(_of_width(width), 4 * width, cuts[width]) for width in widths]
+    entries = [(OF_WIDTH.format(width), 4 * width, cuts[width]) for width in widths]
     codes = [e for e in scored.results.get("quantized", []) if e["kind"] != "float32"]
-    entries += [(_of_kind(e["kind"]), e["bytes"], e) for e in codes]
+    entries += [(OF_KIND.format(e["kind"]), e["bytes"], e) for e in codes]
     return [whole] + [
         Measured(name, scores_of(e), e["average"], whole.megabytes, size, note=e.get("undefined", ""))
         for name, size, e in entries
@@ -267,13 +247,6 @@ def _measured(name: str, scored: Scored, folder: Path, size: int, note: str = ""
 def _missing(scored: Mapping[str, Any]) -> dict[str, str]:
     """Why tasks have no score, by task."""
     return {**scored["missing"], **scored.get("transfer_average", {}).get("missing", {})}
-
-
-def _require_scores(scored: Mapping[str, Any]) -> None:
-    """Refuse results of which no task has a score."""
-    if not has_scores(scored):
-        task, why = next(iter(_missing(scored).items()))
-        raise UserError(f"--tasks: {task} cannot be scored: {why[:200]}\nfix: give its rows (--data), or other tasks")
 
 
 def _describe(scored: Mapping[str, Any], speed: Mapping[str, Any], ranges: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -27,25 +27,15 @@ NO_DIFFERENCE = "no difference shown"
 
 @dataclass(frozen=True)
 class Difference:
-    """B minus A by one measure on one task.
+    """B minus A by one measure on one task."""
 
-    Attributes:
-        a: Score of A.
-        b: Score of B.
-        interval: The 95 % interval of the resampled differences.
-        p: Two-sided p-value.
-        adjusted: `p` after Holm's correction over everything compared.
-        metric: The measure, such as `spearman` or `ndcg@10`.
-        n: Number of units (pairs, queries, ...) of the task.
-    """
-
-    a: float
-    b: float
-    interval: tuple[float, float]
-    p: float
-    adjusted: float
-    metric: str = "spearman"
-    n: int = 0
+    a: float  # score of A
+    b: float  # score of B
+    interval: tuple[float, float]  # the 95 % interval of the resampled differences
+    p: float  # two-sided p-value
+    adjusted: float  # `p` after Holm's correction over everything compared
+    metric: str = "spearman"  # the measure, such as `spearman` or `ndcg@10`
+    n: int = 0  # number of units (pairs, queries, ...) of the task
 
     @property
     def verdict(self) -> str:

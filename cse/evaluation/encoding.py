@@ -193,7 +193,7 @@ def _encode(encoder: Any, texts: list[str], precision: str, prompt: str | None) 
         resolved: Literal["fp32", "bf16"] = "bf16" if precision == "bf16" else "fp32"
         budget = CORE_TOKENS[resolved] if encoder.device.type == "cpu" else None
         return encoder.encode(texts, precision=resolved, max_tokens=budget, prompt_name=prompt)
-    if _is_sentence_transformer(encoder):
+    if "SentenceTransformer" in [kind.__name__ for kind in type(encoder).__mro__]:
         return _encode_sorted(encoder, texts, precision, prompt)
     return to_numpy(encoder.encode(texts, batch_size=64, **({"prompt_name": prompt} if prompt is not None else {})))
 
@@ -227,10 +227,6 @@ def to_numpy(vectors: Any) -> NDArray[np.floating]:
 def device_of(encoder: Any) -> torch.device:
     """The device of an encoder; the CPU for one that names none."""
     return torch.device(getattr(encoder, "device", None) or "cpu")
-
-
-def _is_sentence_transformer(encoder: Any) -> bool:
-    return any(cls.__name__ == "SentenceTransformer" for cls in type(encoder).__mro__)
 
 
 def row_dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -39,28 +39,17 @@ class Measure:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """The scores of one encoder on one set of rows.
+    """The scores of one encoder on one set of rows."""
 
-    Attributes:
-        name: The name of the set, which is unique among those of an evaluator.
-        kind: What was done with the rows, such as `retrieval`.
-        primary: The measure that stands for the others.
-        measures: The scores, by name.
-        arrays: Arrays (n,) with one number for each unit.
-        unit: What a unit is: queries, pairs, triplets, texts.
-        sha256: Hash of the rows: only findings on the same rows are compared.
-        where: The place that the rows came from.
-        about: Facts for results.json: counts of rows that were left out, settings, a threshold.
-    """
-
-    name: str
-    kind: str
-    primary: str
-    measures: Mapping[str, Measure]
-    arrays: Mapping[str, Vector]
-    unit: str
-    sha256: str
-    where: str
+    name: str  # the name of the set, which is unique among those of an evaluator
+    kind: str  # what was done with the rows, such as `retrieval`
+    primary: str  # the measure that stands for the others
+    measures: Mapping[str, Measure]  # the scores, by name
+    arrays: Mapping[str, Vector]  # arrays (n,) with one number for each unit
+    unit: str  # what a unit is: queries, pairs, triplets, texts
+    sha256: str  # hash of the rows: only findings on the same rows are compared
+    where: str  # the place that the rows came from
+    # facts for results.json: counts of rows that were left out, settings, a threshold
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod

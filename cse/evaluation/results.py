@@ -103,16 +103,11 @@ SHAPE = {
 
 @dataclass(frozen=True, repr=False)
 class Scored:
-    """Hold what `cse.evaluate` returns: a results file with the arrays that its scores are computed from.
+    """Hold what `cse.evaluate` returns: a results file with the arrays that its scores are computed from."""
 
-    Attributes:
-        name: The checkpoint's name.
-        results: The content of results.json, as this module describes it.
-        findings: The scores with their arrays, by task; those of evaluators without arrays are in `results` only.
-    """
-
-    name: str
-    results: Mapping[str, Any]
+    name: str  # the checkpoint's name
+    results: Mapping[str, Any]  # the content of results.json, as this module describes it
+    # the scores with their arrays, by task; those of evaluators without arrays are in `results` only
     findings: Mapping[str, EvalResult]
 
     def __repr__(self) -> str:

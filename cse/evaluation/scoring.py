@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from cse.console import quiet, say
 from cse.encoder.device import Device
 from cse.encoder.vectors import check_widths, unit
 from cse.environment import versions
-from cse.errors import UserError, require_at_least, require_package
+from cse.errors import UserError, require_at_least, require_known, require_package
 from cse.evaluation import results, statistic
 from cse.evaluation.encoding import Change, Reduced, resolve_precision
 from cse.evaluation.evaluator import Answer, EvalResult, require_distinct, resampled, run_evaluator
@@ -26,7 +26,7 @@ from cse.evaluation.loading import load_model, prompts
 from cse.evaluation.results import Scored
 from cse.evaluation.statistic import Vector
 from cse.files import check_writable, name_of
-from cse.inference.quantize import FILE, Calibration, Kind, needs_calibration, rendered, require_kinds
+from cse.inference.quantize import FILE, Calibration, Kind, needs_calibration, rendered
 from cse.interfaces import Evaluator
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "numpy", "scipy")
@@ -87,30 +87,30 @@ def evaluate(
     if out is None and not isinstance(checkpoint, str | Path):
         out = results.default_out(name_of(checkpoint), parted(tasks, data).requested, prompt)
     out = None if out is None else Path(out)
-    require_kinds(quantize)
+    require_known("--quantize", quantize, get_args(Kind))
     require_at_least(2, "evaluation", folds=folds)
     if dimensions is not None:
         check_widths(dimensions, option="--dimensions")
     asked = parted(tasks, data)
     if out:
         check_writable(out)
-    times, clock = dict[str, float](), _Clock()
+    times = [time.perf_counter()]
     options: dict[str, Any] = {"precision": precision, "prompt": prompt, "check": check, "progress": progress}
     sts = STSEvaluator.of_found(asked.sts, data, **options) if asked.sts else None
     labeled = Transfer(asked.transfer, data, folds=folds, **options) if asked.transfer else None
     missing = sts.missing if sts else {}
     results.require_kept(out, missing | (labeled.missing if labeled else {}))
-    times["read"] = clock()
+    times.append(time.perf_counter())
     model = load_model(name_of(checkpoint), prompt=prompt, device=device)
     calibration = calibration or calibration_for(model.folder, quantize)
     encoder = model.encoder if dimensions is None and not quantize else Reduced(model.encoder)
     dim = 0 if dimensions is None else _dim(encoder)
     if dimensions is not None:
         check_widths(dimensions, dim, option="--dimensions")
-    times = {"load": clock(), **times}
+    times.append(time.perf_counter())
     evaluators = [*([sts] if sts else []), *asked.own, *([labeled] if labeled else [])]
     answers = [run_evaluator(evaluator, encoder) for evaluator in evaluators]
-    times["score"] = clock()
+    times.append(time.perf_counter())
     found = describe(
         answers,
         model=model.as_dict(),
@@ -127,7 +127,8 @@ def evaluate(
         if quantize:
             each = list(_codes(quantize, calibration, _dim(encoder)))
             found["quantized"] = rescored(encoder, evaluators, each, complete=not missing)
-    found["seconds"] = {name: round(value, 3) for name, value in {**times, "describe": clock()}.items()}
+    read, load, score, told = np.diff([*times, time.perf_counter()]).round(3).tolist()
+    found["seconds"] = {"load": load, "read": read, "score": score, "describe": told}
     every = [finding for answer in answers for finding in answer.findings if finding.arrays]
     if out and results.has_scores(found):
         results.write(found, out, arrays(every) or None)
@@ -183,7 +184,12 @@ def describe(
     every = [finding for answer in answers for finding in answer.findings]
     require_distinct(every)
     findings = [finding for finding in every if finding.kind != KIND]
-    samples = {finding.name: _samples(finding, resamples) for finding in findings}
+    samples = {
+        finding.name: {name: resampled([finding], name, resamples)[0] for name in finding.measures}
+        if resamples and finding.arrays
+        else {}
+        for finding in findings
+    }
     entries, facts = {finding.name: _entry(finding, samples[finding.name]) for finding in findings}, dict[str, Any]()
     for answer in answers:
         more = answer.facts()
@@ -218,13 +224,6 @@ def arrays(findings: Iterable[EvalResult]) -> dict[str, Vector]:
         for f in findings
         for name in dict.fromkeys(name for measure in f.measures.values() for name in measure.of)
     }
-
-
-def _samples(finding: EvalResult, resamples: int) -> dict[str, Vector]:
-    """The resampled scores of each measure that has arrays."""
-    if not resamples or not finding.arrays:
-        return {}
-    return {name: resampled([finding], name, resamples)[0] for name in finding.measures}
 
 
 def _entry(finding: EvalResult, samples: Mapping[str, Vector]) -> dict[str, Any]:
@@ -353,17 +352,6 @@ def calibration_for(folder: Path, kinds: Sequence[Kind]) -> Calibration | None:
 def _dim(encoder: Reduced) -> int:
     """D, the size of a whole vector."""
     return int(encoder.encode(["a"]).shape[1])
-
-
-class _Clock:
-    """Gives the seconds since it was asked last."""
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-
-    def __call__(self) -> float:
-        since, self._since = self._since, time.perf_counter()
-        return self._since - since
 
 
 def run_mteb(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,40 +50,6 @@ def spearman(models: Models) -> Draw:
     return draw
 
 
-def pearson(models: Models) -> Draw:
-    """Linear correlation of similarities with gold scores; nan where one of the two is constant."""
-    return _each(models, _pearson)
-
-
-def average_precision(models: Models) -> Draw:
-    """The area under precision and recall of similarities, with labels 0 and 1; equal similarities are one threshold.
-
-    Source: `sklearn.metrics.average_precision_score`.
-    """
-    return _each(models, _average_precision)
-
-
-def f1(models: Models) -> Draw:
-    """F1 of predictions 0 and 1, made at a threshold that is fixed, with labels 0 and 1."""
-    return _each(models, _f1)
-
-
-def v_measure(models: Models) -> Draw:
-    """The harmonic mean of homogeneity and completeness of clusters with labels; the mean over several clusterings.
-
-    The arrays are the clusters (n, R) of R clusterings, the labels (n,), and how often each unit counts in each
-    clustering (n, R), 0 if it was not clustered.
-
-    Source: Rosenberg and Hirschberg, 2007, equation 3 with beta = 1.
-    """
-    return _each(models, _v_measure)
-
-
-STATISTICS: Mapping[str, Callable[[Models], Draw]] = {
-    made.__name__: made for made in (mean, spearman, pearson, average_precision, f1, v_measure)
-}
-
-
 @dataclass(frozen=True)
 class _Ranker:
     """Mid-ranks of one column in every resample, by counting how often each of its distinct values was drawn."""
@@ -110,13 +77,21 @@ class _Ranker:
         return np.add.reduceat(counts[:, self.order], self.starts, axis=1)
 
 
-def _each(models: Models, one: Callable[..., Callable[[Samples], Vector]]) -> Draw:
+def _of_each(one: Callable[..., Callable[[Samples], Vector]]) -> Callable[[Models], Draw]:
     """A statistic that shares nothing between models, from that of one model."""
-    found = [one(*arrays) for arrays in models]
-    return lambda counts: np.stack([100 * draw(counts) for draw in found])
+
+    @wraps(one)
+    def of_all(models: Models) -> Draw:
+        found = [one(*arrays) for arrays in models]
+        return lambda counts: np.stack([100 * draw(counts) for draw in found])
+
+    return of_all
 
 
-def _pearson(x: Vector, y: Vector) -> Callable[[Samples], Vector]:
+@_of_each
+def pearson(x: Vector, y: Vector) -> Callable[[Samples], Vector]:
+    """Linear correlation of similarities with gold scores; nan where one of the two is constant."""
+
     def draw(counts: Samples) -> Vector:
         total = counts.sum(1)
         mx, my = counts @ x / total, counts @ y / total
@@ -128,7 +103,12 @@ def _pearson(x: Vector, y: Vector) -> Callable[[Samples], Vector]:
     return draw
 
 
-def _average_precision(score: Vector, label: Vector) -> Callable[[Samples], Vector]:
+@_of_each
+def average_precision(score: Vector, label: Vector) -> Callable[[Samples], Vector]:
+    """The area under precision and recall of similarities, with labels 0 and 1; equal similarities are one threshold.
+
+    Source: `sklearn.metrics.average_precision_score`.
+    """
     thresholds = _Ranker.of(-score)
 
     def draw(counts: Samples) -> Vector:
@@ -140,7 +120,10 @@ def _average_precision(score: Vector, label: Vector) -> Callable[[Samples], Vect
     return draw
 
 
-def _f1(predicted: Vector, label: Vector) -> Callable[[Samples], Vector]:
+@_of_each
+def f1(predicted: Vector, label: Vector) -> Callable[[Samples], Vector]:
+    """F1 of predictions 0 and 1, made at a threshold that is fixed, with labels 0 and 1."""
+
     def draw(counts: Samples) -> Vector:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(2 * (counts @ (predicted * label)) / (counts @ predicted + counts @ label))
@@ -148,7 +131,15 @@ def _f1(predicted: Vector, label: Vector) -> Callable[[Samples], Vector]:
     return draw
 
 
-def _v_measure(clusters: Vector, label: Vector, times: Vector) -> Callable[[Samples], Vector]:
+@_of_each
+def v_measure(clusters: Vector, label: Vector, times: Vector) -> Callable[[Samples], Vector]:
+    """The harmonic mean of homogeneity and completeness of clusters with labels; the mean over several clusterings.
+
+    The arrays are the clusters (n, R) of R clusterings, the labels (n,), and how often each unit counts in each
+    clustering (n, R), 0 if it was not clustered.
+
+    Source: Rosenberg and Hirschberg, 2007, equation 3 with beta = 1.
+    """
     clusterings = []
     for cluster in clusters.T:
         columns = cluster, label, cluster * (label.max(initial=0) + 1) + label
@@ -174,6 +165,11 @@ def _v(clusters: Samples, labels: Samples, both: Samples) -> Vector:
 def _entropy(drawn: Samples) -> Vector:
     share = drawn / drawn.sum(1, keepdims=True)
     return np.asarray(-(share * np.log(np.where(share > 0, share, 1.0))).sum(1))
+
+
+STATISTICS: Mapping[str, Callable[[Models], Draw]] = {
+    made.__name__: made for made in (mean, spearman, pearson, average_precision, f1, v_measure)
+}
 
 
 def bootstrap(statistic: str, models: Models, name: str, resamples: int = RESAMPLES) -> Samples:

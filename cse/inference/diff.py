@@ -20,7 +20,7 @@ from cse.encoder.device import choose, inference
 from cse.encoder.language_models import load_masked_lm
 from cse.encoder.model import Encoder
 from cse.encoder.texts import Range, places, tokenize_with_places, words
-from cse.errors import UserError, require_at_least
+from cse.errors import UserError
 from cse.files import name_of
 
 if TYPE_CHECKING:
@@ -69,26 +69,23 @@ def diff(
     *,
     model: Encoder | str | PathLike[str] = "asset:mini",
     method: Method = "align",
-    max_n: int = 1,
     device: Device = "auto",
     precision: Precision = "fp32",
 ) -> list[Difference]:
     """The words that make two texts differ: how much each word of a text differs from the other text.
 
         align    token i of a: 1 - max_j cos(h_i, h'_j)                        over the word tokens j of b
-        delete   n-gram g of a: (cos(s - s_g, s') - cos(s, s') + 1) / 2        s, s_g: sums of token states
+        delete   token i of a: (cos(s - h_i, s') - cos(s, s') + 1) / 2         s: sum of token states
         mask     token i of a: 1 - max(0, (l_0 - l_1) / max(l_0, l_1))         l: loss of i, masked, without and with b
 
-    h are states of the last layer. In `delete`, the score of a token is sum_g (score_g / |g|) / sum_g (1 / |g|) over
-    the n-grams g that contain it, of 1 to `max_n` tokens; scores lie near 0.5. In `mask`, a masked language model reads
-    a alone, and behind b; its head is that of the encoder's checkpoint. Texts are read without prompts.
+    h are states of the last layer. The scores of `delete` lie near 0.5. In `mask`, a masked language model reads a
+    alone, and behind b; its head is that of the encoder's checkpoint. Texts are read without prompts.
 
     Args:
         a: A text, or a list of texts; on the command line, a file of texts as for `cse encode`.
         b: The text to compare with, or as many texts.
         model: The encoder: a folder, `asset:NAME`, Hub id or run, or an encoder in memory.
         method: `align` costs one pass over both texts, and so does `delete`; `mask` costs two for every token.
-        max_n: For `delete`, leave out up to N tokens at a time.
         device: See `cse.encoder.device`; an encoder in memory stays where it is.
         precision: See `Encoder.encode`.
 
@@ -100,16 +97,13 @@ def diff(
             long, or `mask` is asked of a checkpoint without a masked-LM head.
 
     Deviations:
-        Partners of the authors' `align` run over special tokens and padding too. Their `delete` has a smallest n-gram,
-        `min_n`; here it has one token, their default.
+        Partners of the authors' `align` run over special tokens and padding too. Their `delete` can leave out n-grams;
+        here it leaves out single tokens, their default.
 
     Source: ZurichNLP/recognizing-semantic-differences, diff_align.py:15-44, diff_del.py:35-112, diff_mask.py:78-150.
     """
     if method not in get_args(Method):
         raise UserError(f"method is {method!r}\nfix: give one of {', '.join(get_args(Method))}")
-    require_at_least(1, "diff", max_n=max_n)
-    if max_n != 1 and method != "delete":
-        raise UserError(f"max_n is {max_n}, which method {method} does not use\nfix: omit it, or choose method delete")
     first, second = ([text] if isinstance(text, str) else list(text) for text in (a, b))
     if len(first) != len(second):
         raise UserError(f"a has {len(first)} texts and b has {len(second)}\nfix: give one text of b for each of a")
@@ -129,7 +123,7 @@ def diff(
             ids, mask = (tensor.to(encoder.device) for tensor in encoder.pad([ids for ids, _ in read]))
             states = encoder.states(ids, mask).hidden[-1].float().cpu()  # (2, L, H)
             both = (states[0], states[1], at[0], at[1])
-            scores = align(*both) if method == "align" else delete(*both, max_n=max_n)
+            scores = align(*both) if method == "align" else delete(*both)
             sides = zip(pair, read, at, scores, strict=True)
             found.append(Difference(*pair, *(_words(text, where, own, each) for text, (_, where), own, each in sides)))
     return found
@@ -149,33 +143,19 @@ def align(
 
 
 def delete(
-    states_a: Tensor,
-    states_b: Tensor,
-    words_a: Sequence[Sequence[int]],
-    words_b: Sequence[Sequence[int]],
-    *,
-    max_n: int = 1,
+    states_a: Tensor, states_b: Tensor, words_a: Sequence[Sequence[int]], words_b: Sequence[Sequence[int]]
 ) -> tuple[list[float], list[float]]:
-    """DiffDel of the words of two texts; the arguments are those of `align`, and `max_n` is that of `diff`."""
+    """DiffDel of the words of two texts; the arguments are those of `align`."""
     own, other = (
         states[[i for word in found for i in word]] for states, found in ((states_a, words_a), (states_b, words_b))
     )
     sums = own.sum(0), other.sum(0)
-    return _means(_deleted(own, sums[1], max_n), words_a), _means(_deleted(other, sums[0], max_n), words_b)
-
-
-def _deleted(states: Tensor, other: Tensor, max_n: int) -> Tensor:
-    """The DiffDel score of each token (T,) of a text with states (T, H), given the sum (H,) of the other text's."""
-    whole = states.sum(0)
-    before = F.cosine_similarity(whole, other, dim=0)
-    total, shared = torch.zeros(len(states)), torch.zeros(len(states))
-    for n in range(1, min(max_n, len(states)) + 1):
-        grams = states.unfold(0, n, 1).sum(-1)  # (T - n + 1, H)
-        score = (F.cosine_similarity(whole - grams, other[None], dim=1) - before + 1) / 2
-        for i in range(n):
-            total[i : i + len(grams)] += score / n
-            shared[i : i + len(grams)] += 1 / n
-    return total / shared
+    before = F.cosine_similarity(*sums, dim=0)
+    scores = (
+        (F.cosine_similarity(whole - states, partner[None], dim=1) - before + 1) / 2  # (T,)
+        for states, whole, partner in ((own, *sums), (other, *sums[::-1]))
+    )
+    return _means(next(scores), words_a), _means(next(scores), words_b)
 
 
 def _means(scores: Tensor, found: Sequence[Sequence[int]]) -> list[float]:

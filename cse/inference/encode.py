@@ -30,7 +30,7 @@ from cse.encoder.job import fill, resumable
 from cse.encoder.model import Encoder
 from cse.encoder.prompts import choose_prompt
 from cse.encoder.vectors import check_widths, unit
-from cse.errors import UserError
+from cse.errors import UserError, require_at_least
 from cse.files import cache_dir, check_writable, name_of, read_sealed, require_name, write_sealed, writing_cache
 from cse.inference.experts import Experts, parse
 from cse.inference.quantize import Kind, Quantizer, calibration_file
@@ -137,7 +137,6 @@ def cut_into(
 
     Of a job's processes that share a cache, the first one reads files, and the others wait for what it finds.
     """
-    require_save_every(save_every)
     marks = _marks(path)
     asked = [os.path.abspath(path), marks, column, label_column, labels, save_every, shards[0].of]
     file = cache_dir() / "cuts" / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]}.json"
@@ -212,6 +211,7 @@ def encode(
         what = f"texts is a {type(texts).__name__}, and the path of a file is wanted"
         raise UserError(f"{what}\nfix: encode texts in memory with cse.Encoder.load(model).encode(texts)")
     require_name(out, "out")
+    require_at_least(1, "encode", save_every=save_every)
     quiet()
     model = (parse(model) if isinstance(model, str) else {}) or model
     each = {label: name_of(one) for label, one in model.items()} if isinstance(model, Mapping) else {}
@@ -276,7 +276,6 @@ def encode_file(
     normalize: bool = False,
     dimensions: int | None = None,
     save_every: int = BLOCK,
-    prompt_name: str | None = None,
     prompt: str | None = None,
     shards: Sequence[Shard] = (),
     cut: Sequence[int] = (),
@@ -296,8 +295,7 @@ def encode_file(
     check_out(out, in_shards=bool(shards))
     size = encoder.dim if dimensions is None else dimensions
     check_widths([size], encoder.dim, option="--dimensions")
-    require_save_every(save_every)
-    before = encoder.prompt_text(prompt_name, prompt)
+    before = encoder.prompt_text(prompt=prompt)
     computed: Precision = resolved(precision, encoder.device)
     made_from = origin(encoder, texts=texts.sha256, precision=computed, prompt=before)
     made_from |= {"normalize": normalize, "dimensions": size, "save_every": save_every}
@@ -370,12 +368,6 @@ def _exists(shard: Path, shape: tuple[int, int], dtype: str) -> bool:
         say("note", f"{str(error).splitlines()[0]}; it is encoded again")
         return False
     return True
-
-
-def require_save_every(rows: int) -> None:
-    """Raise a UserError unless a block has a row."""
-    if rows < 1:
-        raise UserError(f"--save-every is {rows}\nfix: give an integer >= 1")
 
 
 def check_out(out: Path, *, in_shards: bool = False) -> None:

@@ -60,13 +60,13 @@ SENTENCES = (
 class OnnxEncoder:
     """Encodes texts with a folder that `export` wrote, without the model in torch and without transformers.
 
-    It runs on `threads` threads; None: as many as torch uses.
+    It runs on as many threads as torch uses.
 
     Raises:
         UserError: The folder is not an export, or onnxruntime is not installed.
     """
 
-    def __init__(self, folder: str | Path, *, threads: int | None = None) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         ort = require_package("onnxruntime", extra="onnx", user="cse export")
         from tokenizers import Tokenizer
@@ -84,7 +84,7 @@ class OnnxEncoder:
         self.tokenizer = Tokenizer.from_file(str(self.folder / TOKENIZER))
         self.tokenizer.no_padding()  # batches are formed by length first
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
         try:
             self.session = ort.InferenceSession(str(self.folder / MODEL), options, providers=["CPUExecutionProvider"])

@@ -11,7 +11,7 @@ The ranges of the dimensions are measured once, on texts like those that are enc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -155,14 +155,6 @@ def require_kind(kind: str) -> None:
     """Check the name of a kind."""
     if kind not in get_args(Kind):
         raise UserError(f"--quantize is {kind!r}\nfix: give one of {', '.join(get_args(Kind))}")
-
-
-def require_kinds(kinds: Sequence[str]) -> None:
-    """Check the names of several kinds."""
-    for kind in kinds:
-        require_kind(kind)
-        if list(kinds).count(kind) > 1:
-            raise UserError(f"--quantize has {kind} twice\nfix: give every kind once")
 
 
 def needs_calibration(kind: Kind) -> bool:

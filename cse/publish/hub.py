@@ -36,26 +36,16 @@ TEXT = re.compile(r"README\.md|scores-by-dimensions\.svg|LICENSE(\.txt|\.md)?|NO
 
 @dataclass(frozen=True)
 class Upload:
-    """Hold what was sent to the Hub, or what a dry run would have sent.
+    """Hold what was sent to the Hub, or what a dry run would have sent."""
 
-    Attributes:
-        files: The sizes of the files in bytes, by path in the repository.
-        left_out: Files of the checkpoint that are not published.
-        verified: The findings of `cse.publish.verify`, one line for each.
-        results: The file that the scores on the card come from.
-        url: The address of the repository, its branch, or the pull request; empty for a dry run.
-        removed: Files of an earlier upload that the model no longer has.
-        changed: Whether a new commit was made; False for a dry run.
-    """
-
-    files: dict[str, int]
-    left_out: list[str]
-    verified: list[str]
-    results: Path | None
+    files: dict[str, int]  # the sizes of the files in bytes, by path in the repository
+    left_out: list[str]  # files of the checkpoint that are not published
+    verified: list[str]  # the findings of `cse.publish.verify`, one line for each
+    results: Path | None  # the file that the scores on the card come from
     message: str
-    url: str = ""
-    removed: Sequence[str] = ()
-    changed: bool = False
+    url: str = ""  # the address of the repository, its branch, or the pull request; empty for a dry run
+    removed: Sequence[str] = ()  # files of an earlier upload that the model no longer has
+    changed: bool = False  # whether a new commit was made; False for a dry run
 
 
 def push(
@@ -97,6 +87,7 @@ def push(
         UserError: `checkpoint` is not a checkpoint or fails the verification, an argument is wrong, or the Hub cannot
             be reached or refuses the upload.
     """
+    from cse.evaluation.benchmark import file_of
     from cse.publish.card import write_card
     from cse.publish.remote import Repository
     from cse.publish.stage import find_adapter, stage, stage_adapter
@@ -114,7 +105,8 @@ def push(
             f"--dimensions {dimensions} with --adapter: an adapter has no vectors of its own\n"
             "fix: publish the whole model, or leave out --dimensions"
         )
-    results, bench = results or find_results(checkpoint), find_bench(checkpoint)
+    results, bench = results or find_results(checkpoint), file_of(checkpoint)
+    bench = bench if bench is not None and bench.is_file() else None
     _check_model("--results", results, checkpoint, f"run `cse eval {checkpoint}`, or give the file of this checkpoint")
     _check_model("benchmark", bench, checkpoint, f"run `cse bench-model {checkpoint}`, or remove the file")
     if adapter or dimensions is not None:
@@ -270,14 +262,6 @@ def find_results(checkpoint: Path) -> Path | None:
             f"--results is not given, and {checkpoint.parent} has {names}\nfix: choose one with --results FILE"
         )
     return others[0] if others else None
-
-
-def find_bench(checkpoint: Path) -> Path | None:
-    """The benchmark of a checkpoint, which `cse bench-model` wrote into its run; None if there is none."""
-    from cse.evaluation.benchmark import file_of
-
-    found = file_of(checkpoint)
-    return found if found is not None and found.is_file() else None
 
 
 def describe(results: Path | None) -> str:

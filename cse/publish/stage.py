@@ -42,18 +42,13 @@ def stage(checkpoint: Path, folder: Path, dimensions: int | None = None) -> None
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """The adapter of a run's checkpoint, which other people can load on the backbone `base` of the Hub.
-
-    Attributes:
-        revision: The backbone's commit on the Hub; None if it is unknown.
-        folder: The backbone's folder on this machine.
-        known: Whether `folder` was fetched from `base`; False if the user only states that `base` has the same weights.
-    """
+    """The adapter of a run's checkpoint, which other people can load on the backbone `base` of the Hub."""
 
     checkpoint: Path
     base: str
-    revision: str | None
-    folder: Path
+    revision: str | None  # the backbone's commit on the Hub; None if it is unknown
+    folder: Path  # the backbone's folder on this machine
+    # whether `folder` was fetched from `base`; False if the user only states that `base` has the same weights
     known: bool
 
 

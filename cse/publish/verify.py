@@ -42,19 +42,14 @@ TEXTS = (  # several lengths, and one text that is longer than max_length
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The findings about a folder that passed.
+    """The findings about a folder that passed."""
 
-    Attributes:
-        files: The sizes of the files to upload in bytes, by path.
-        difference: The largest difference of a coordinate from the run's vectors, by loader; divided by the length of
-            the vector if that is above 1.
-        needs: What loading the folder needs, in words.
-    """
-
-    files: dict[str, int]
+    files: dict[str, int]  # the sizes of the files to upload in bytes, by path
+    # the largest difference of a coordinate from the run's vectors, by loader; divided by the length of the vector if
+    # that is above 1
     difference: dict[str, float]
     dimensions: int
-    needs: str
+    needs: str  # what loading the folder needs, in words
 
     def lines(self) -> list[str]:
         """The report in words, one line for each finding."""

@@ -164,7 +164,6 @@ RUN = {  # a file -> what reads it, and how often
     "ck/state/state.json": ("progress", 60),
     "texts.json": ("facts", 60),
     "texts.manifest.json": ("facts", 60),
-    "reproduce.json": ("seeds", 60),
 }
 
 
@@ -189,7 +188,6 @@ def run(made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     shutil.copytree(made / "ck", folder / "ck")
     shutil.copy(made / "texts.txt", folder)
-    rate = {"first": 0.1, "second": 0.2}
     row = {"checkpoint": "last", "task": "x", "part": "dev", "before": 1.5, "after": 2.5, "difference": 1.0}
     rows = [{**row, "interval": [0.5, 1.5], "verdict": "better"}]
     report = example(checks.SHAPE[1]) | json.loads((folder / "ck" / "data.json").read_text())
@@ -206,7 +204,6 @@ def run(made, tmp_path_factory):
         "ck/bench-model.json": bench,
         "texts.json": example(MINED),
         "texts.manifest.json": example(ASKED),
-        "reproduce.json": {"mean": 1.5, "sd": 0.5, "scores": rate, "expect": {"tasks": "x"}},
     }
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content))
@@ -218,7 +215,6 @@ def test_a_file_of_a_run(name, run, tmp_path, monkeypatch):
     from cse.evaluation.reports import collect, reporting
     from cse.publish.card import write_card
     from cse.publish.card.facts import read_facts
-    from cse.publish.card.metadata import seeds_of
     from cse.training import checkpoint, start
 
     monkeypatch.chdir(run)
@@ -234,7 +230,6 @@ def test_a_file_of_a_run(name, run, tmp_path, monkeypatch):
         "resume": lambda: start.resume(ck),
         "speed": lambda: collect.speed(collect.collect(run).entries),
         "progress": lambda: checkpoint.load_progress(ck / "state", {"recipe": (ck / "recipe.yaml").read_text()}),
-        "seeds": lambda: seeds_of(run / "reproduce-s1"),
     }
     which, examples = RUN[name]
     for one in which.split():

@@ -206,14 +206,6 @@ def test_what_training_changed_is_on_the_card_of_that_checkpoint(folder, run):
     assert "What training changed" not in card(folder, run=run).text
 
 
-def test_scores_over_seeds(folder, run, results):
-    moved = run.rename(run.with_name("reproduce-s42"))
-    summary = {"scores": {"42": 75.0, "43": 76.0}, "mean": 75.5, "sd": 0.7071, "expect": {"tasks": "sts-mini-dev"}}
-    (moved.parent / "reproduce.json").write_text(json.dumps(summary))
-    text = card(folder, run=moved, results=results).text
-    assert "Over 2 seeds (42, 43), on sts-mini-dev: 75.50 ± 0.71." in text
-
-
 def blocks(folder) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
 

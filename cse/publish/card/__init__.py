@@ -26,7 +26,6 @@ from cse.publish.card.metadata import (
     citations,
     metadata,
     others,
-    seeds_of,
     sts,
     transfer,
 )
@@ -125,7 +124,7 @@ def write_card(
         calibration=Calibration.read(folder / FILE) if (folder / FILE).is_file() else None,
         quantize_code=quantize_code(repo_id),
         variants=benchmark.markdown(benchmark.read(bench)) if bench is not None else "",
-        **_scores(published, run),
+        **_scores(published),
     )
     text = re.sub(r"\n{3,}", "\n\n", str(card))  # empty sections of the template leave blank lines
     text = text.replace(HINT, _yours(previous), 1)
@@ -159,7 +158,7 @@ def _yours(previous: str | None) -> str:
     return previous[start : end + len(END)]
 
 
-def _scores(scored: Mapping[str, Any] | None, run: Path | None) -> dict[str, Any]:
+def _scores(scored: Mapping[str, Any] | None) -> dict[str, Any]:
     """The fields of the template about scores."""
     if scored is None:
         return {"sts": None, "others": None, "transfer": None, "geometry": None}
@@ -172,7 +171,6 @@ def _scores(scored: Mapping[str, Any] | None, run: Path | None) -> dict[str, Any
         "sts": sts(scored),
         "others": others(scored),
         "missing": sorted(scored.get("missing") or {}),
-        "seeds": seeds_of(run),
         "transfer": transfer(scored),
         "geometry": cells if space else None,
         "precision": scored.get("precision") or "unknown precision",

@@ -35,28 +35,18 @@ MOSTLY = 0.9  # share of the sampled texts from which a language is named as the
 
 @dataclass(slots=True)
 class Facts:
-    """Facts about a run; a field is empty if nothing is known.
+    """Facts about a run; a field is empty if nothing is known."""
 
-    Attributes:
-        recipe: The resolved recipe, with absolute paths reduced to names.
-        name: The name of the recipe.
-        seed: The seed of the run.
-        environment: Versions and the machine.
-        note: The objective's sentence on how to use the vectors.
-        data: The training data, as rows of a table.
-        language: The ISO 639 code of the language of nearly all training texts.
-        overlap: The texts that the training data share with evaluation sets, by set.
-        feedback: The provenance of scores and texts that a language model made.
-    """
-
-    recipe: dict[str, Any] = field(default_factory=dict)
-    name: str | None = None
-    seed: int | None = None
-    environment: dict[str, str] = field(default_factory=dict)
-    note: str = ""
-    data: dict[str, str] = field(default_factory=dict)
-    language: str | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)  # the resolved recipe, with absolute paths reduced to names
+    name: str | None = None  # the name of the recipe
+    seed: int | None = None  # the seed of the run
+    environment: dict[str, str] = field(default_factory=dict)  # versions and the machine
+    note: str = ""  # the objective's sentence on how to use the vectors
+    data: dict[str, str] = field(default_factory=dict)  # the training data, as rows of a table
+    language: str | None = None  # the ISO 639 code of the language of nearly all training texts
+    # the texts that the training data share with evaluation sets, by set
     overlap: dict[str, str] = field(default_factory=dict)
+    # the provenance of scores and texts that a language model made
     feedback: dict[str, str] = field(default_factory=dict)
 
     @property

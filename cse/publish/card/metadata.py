@@ -247,21 +247,6 @@ def changes(run: Path | None, checkpoint: str) -> Table | None:
     return Table(heads, rows, ("set", "95 %", "verdict")) if rows else None
 
 
-def seeds_of(run: Path | None) -> dict[str, Any] | None:
-    """The summary of `make reproduce` over seeds, if this run is one of them: {n, mean, sd, tasks, seeds}."""
-    path = run.parent / "reproduce.json" if run is not None and run.name.startswith("reproduce-s") else None
-    if path is None or not path.is_file():
-        return None
-    try:
-        summary = read_json(path)
-        spread = "-" if summary["sd"] is None else number(summary["sd"])
-        tasks = str((summary.get("expect") or {}).get("tasks") or "the tasks asked for")
-        seeds = list(summary["scores"])
-        return {"n": len(seeds), "mean": number(summary["mean"]), "sd": spread, "tasks": tasks, "seeds": seeds}
-    except DAMAGED:  # written by another program; the card does without it
-        return None
-
-
 def _interval(bounds: Any) -> str:
     return f"{bounds[0]:.1f} to {bounds[1]:.1f}" if bounds else "-"
 
