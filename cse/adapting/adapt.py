@@ -84,33 +84,24 @@ def adapt(
     Raises:
         UserError: The data cannot be divided, the encoder is none, or the budget is too short for one trial.
     """
-    return _Adaptation(data, encoder, budget, Path(out), columns, label_column, seed).run()
+    asked = {"data": str(data), "encoder": encoder, "budget": budget, "seed": seed}
+    return _Adaptation(asked | {"columns": list(columns or []), "label_column": label_column}, Path(out)).run()
 
 
 class _Adaptation:
     """The steps of an adaptation. What is done lies in the folder, and is not done again."""
 
-    def __init__(
-        self,
-        data: str,
-        encoder: str,
-        budget: str,
-        out: Path,
-        columns: Sequence[str] | None,
-        label_column: str | None,
-        seed: int,
-    ) -> None:
+    def __init__(self, asked: dict[str, Any], out: Path) -> None:
         quiet()
-        self.begun = time.monotonic()
-        self.budget, self.encoder, self.folder, self.seed = Budget.parse(budget), encoder, out, seed
+        self.begun, self.folder = time.monotonic(), out
+        data, encoder, self.seed = asked["data"], asked["encoder"], asked["seed"]
+        self.budget, self.encoder = Budget.parse(asked["budget"]), encoder
         if detect(encoder).name != "sentence-transformers":
             raise UserError(
                 f"--encoder {encoder} is not a sentence encoder yet\n"
                 f"fix: make one first: cse train simcse-unsup --encoder {encoder} --data {data}"
             )
         check_writable(out, "--out", kind="folder")
-        asked = {"data": str(data), "encoder": encoder, "budget": budget, "seed": seed}
-        asked |= {"columns": list(columns or []), "label_column": label_column}
         self.state: dict[str, Any] = {"asked": asked, "steps": {}, "commands": [], "seconds": {}}
         if (out / STATE).is_file():
             self.state = read_json(out / STATE)
@@ -119,7 +110,8 @@ class _Adaptation:
                 was, now = self.state["asked"].get(changed), asked[changed]
                 raise UserError(f"--out {out} was begun with {changed}={was}, not {now}\nfix: give another folder")
         self.rows = out / "data"
-        self.material: Material = prepare(data, self.rows, columns=columns, label_column=label_column, seed=seed)
+        columns = {"columns": asked["columns"] or None, "label_column": asked["label_column"]}
+        self.material: Material = prepare(data, self.rows, seed=self.seed, **columns)
         self.dev, self.select = evaluator(self.material.kind, self.rows, "dev")
         self.test, _ = evaluator(self.material.kind, self.rows, "test")
         self.log = io.StringIO()
@@ -150,11 +142,13 @@ class _Adaptation:
             candidates[name], scored[name] = folder, self._score(folder.name, folder)
         for name, score in scored.items():
             say("scored", f"{name}   {_shown(score)}{'' if _keeps(start, score) else '   (loses on a general set)'}")
-        kept = [name for name, score in scored.items() if _keeps(start, score) and _dev(score) > _dev(start)]
+        kept = [
+            name for name, score in scored.items() if _keeps(start, score) and score.scores["dev"] > start.scores["dev"]
+        ]
         if not kept:
             return self._keep(way, "nothing that was tried is better on dev without a loss on the general sets")
-        most = max(_dev(scored[each]) - _dev(start) for each in kept)
-        close = [each for each in kept if _dev(scored[each]) - _dev(start) >= CLOSE * most]
+        most = max(scored[each].scores["dev"] - start.scores["dev"] for each in kept)
+        close = [each for each in kept if scored[each].scores["dev"] - start.scores["dev"] >= CLOSE * most]
         name = max(close, key=lambda each: _lost(start, scored[each]))
         before = self._score("start-test", self.encoder, [self.test])
         after = self._score("model-test", candidates[name], [self.test])
@@ -163,7 +157,7 @@ class _Adaptation:
         if low <= 0:
             shown = f"on the test rows {difference.b - difference.a:+.2f} ({low:+.2f} to {high:+.2f})"
             return self._keep(way, f"no gain is shown: {shown}", difference.a, difference.b, (low, high))
-        general = {task: value - _values(start)[task] for task, value in _values(scored[name]).items() if task != "dev"}
+        general = {task: value - start.scores[task] for task, value in scored[name].scores.items() if task != "dev"}
         changes = ", ".join(f"{task} {change:+.2f}" for task, change in general.items())
         verdict = (
             f"take {candidates[name]}: {difference.metric} {difference.a:.2f} to {difference.b:.2f} "
@@ -316,14 +310,6 @@ class _Adaptation:
         write_json(self.folder / STATE, self.state)
 
 
-def _values(scored: Scored) -> dict[str, float]:
-    return {task: about["value"] for task, about in scored.results["tasks"].items()}
-
-
-def _dev(scored: Scored) -> float:
-    return _values(scored)["dev"]
-
-
 def _keeps(start: Scored, scored: Scored) -> bool:
     """Tell whether a model loses at most 0.3 on each general set, or no loss is shown there."""
     differences = compare(start, scored)
@@ -333,9 +319,9 @@ def _keeps(start: Scored, scored: Scored) -> bool:
 
 def _lost(start: Scored, scored: Scored) -> float:
     """Sum the losses on the general sets, <= 0."""
-    changes = [value - _values(start)[task] for task, value in _values(scored).items() if task != "dev"]
+    changes = [value - start.scores[task] for task, value in scored.scores.items() if task != "dev"]
     return sum(min(change, 0.0) for change in changes)
 
 
 def _shown(scored: Scored) -> str:
-    return ", ".join(f"{task} {value:.2f}" for task, value in _values(scored).items())
+    return ", ".join(f"{task} {value:.2f}" for task, value in scored.scores.items())

@@ -218,10 +218,10 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{option}", choices=choices, default="auto", help=SAME[option])
 
 
-def two_texts(a: str, b: str, column: str, *, by_line: bool) -> tuple[bool, list[list[str]]]:
+def two_texts(a: str, b: str, column: str, *, by_line: str | None) -> tuple[bool, list[list[str]]]:
     """The texts of two arguments, each a text or a file of texts.
 
-    With `by_line`, two files are compared line by line, and must have as many.
+    Unless `by_line` is None, two files are compared line by line, and must have as many; it ends the fix.
 
     Returns:
         Whether the arguments are files, and the texts of each.
@@ -233,10 +233,10 @@ def two_texts(a: str, b: str, column: str, *, by_line: bool) -> tuple[bool, list
             "fix: give two sentences, or two files"
         )
     texts = [_texts(text, column) if files[0] else [text] for text in (a, b)]
-    if by_line and len(texts[0]) != len(texts[1]):
+    if by_line is not None and len(texts[0]) != len(texts[1]):
         raise UserError(
             f"{a} has {len(texts[0]):,} rows and {b} has {len(texts[1]):,}\n"
-            "fix: give files of equal length, which are compared row by row"
+            f"fix: give files of equal length to compare row by row{by_line}"
         )
     return files[0], texts
 

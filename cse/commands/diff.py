@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     quiet()
     if a.html is not None:
         check_writable(a.html, "--html")
-    first, second = two_texts(a.a, a.b, a.column, by_line=True)[1]
+    first, second = two_texts(a.a, a.b, a.column, by_line="")[1]
     found = call(VERB, a, a=first, b=second)
     if a.html is not None:
         write_text(a.html, to_html(found, a.method))

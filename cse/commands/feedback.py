@@ -31,14 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", choices=list(TASKS), help="; ".join(f"{k}: {v}" for k, v in TASKS.items()))
     parser.add_argument("--model", required=True, metavar="KIND:NAME", help="the model that answers")
     parser.add_argument("--out", type=Path, required=True, help="a .jsonl file; manifest and rejects lie beside it")
-    _add_data(parser.add_argument_group("data"))
-    _add_labeler(parser.add_argument_group("the model"))
-    _add_limits(parser.add_argument_group("limits of this invocation"))
-    _add_tasks(parser.add_argument_group("tasks"))
-
-
-def _add_data(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+    add = parser.add_argument_group("data").add_argument
     add("--data", help="a file, asset:NAME or Hub id; every task but write needs it")
     add("--columns", nargs="+", help="names, or numbers of a table without a header (default: the usual names)")
     labels = "queries, rewrites, chain: column of labels, which the new rows keep (default: recognized by its name)"
@@ -47,10 +40,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add("--limit", type=int, help="number of rows to ask about (default: all)")
     add("--prompt", type=Path, action="append", default=[], metavar="FILE", help="replaces the prompt of the same name")
     add("--cache", type=Path, help="folder for the answers (default: feedback in CSE_CACHE)")
-
-
-def _add_labeler(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+    add = parser.add_argument_group("the model").add_argument
     add("--rater", metavar="KIND:NAME", help="fill: the model that scores (default: --model)")
     add("--base-url", help="address of an OpenAI-compatible endpoint (default: that of OpenAI)")
     add("--key-env", metavar="NAME", help="environment variable of the key (OPENAI_API_KEY; none with --base-url)")
@@ -59,19 +49,13 @@ def _add_labeler(group: argparse._ArgumentGroup) -> None:
     add("--extra", metavar="JSON", help="more parameters of a request, such as '{\"top_p\": 0.9}'")
     add("--workers", type=int, default=8, help="number of simultaneous requests (8)")
     add("--seed", type=int, default=42, help="seed for masks and combinations (42)")
-
-
-def _add_limits(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+    add = parser.add_argument_group("limits of this invocation").add_argument
     add("--requests-per-minute", type=int, metavar="N", help="largest rate of requests")
     add("--max-requests", type=int, metavar="N", help="stop after N requests")
     add("--max-cost", type=float, metavar="USD", help="stop at this cost; needs both prices")
     add("--price-in", type=float, metavar="USD", help="price of a million tokens of questions")
     add("--price-out", type=float, metavar="USD", help="price of a million tokens of answers")
-
-
-def _add_tasks(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+    add = parser.add_argument_group("tasks").add_argument
     add("--requests", type=int, default=100, help="write: number of requests (100)")
     add("--count", type=int, help="number of texts for each request: write 10, queries 5, rewrites 3")
     add("--topics", type=Path, metavar="FILE", help="write: one topic on each line (default: those of cse)")

@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:
-    files, texts = two_texts(arguments.a, arguments.b, arguments.column, by_line=False)
+    by_line = ", or --top-k 3 for the most similar texts" if arguments.top_k is None else None
+    files, texts = two_texts(arguments.a, arguments.b, arguments.column, by_line=by_line)
     if arguments.top_k is not None and not (files and arguments.top_k >= 1):
         raise UserError(
             f"--top-k is {arguments.top_k}\nfix: give an integer >= 1, and two files instead of two sentences"
@@ -45,11 +46,6 @@ def run(arguments: argparse.Namespace, _: list[str]) -> int:
     from cse.console import quiet
 
     quiet()
-    if arguments.top_k is None and len(texts[0]) != len(texts[1]):
-        raise UserError(
-            f"{arguments.a} has {len(texts[0]):,} rows and {arguments.b} has {len(texts[1]):,}\n"
-            "fix: give files of equal length to compare row by row, or --top-k 3 for the most similar texts"
-        )
     prompts = {"--prompt": arguments.prompt, "--prompt-b": arguments.prompt_b or arguments.prompt}
     (a, b), distance = _encode(arguments.checkpoint, texts, prompts, arguments.device, arguments.precision)
     name = "negative_distance" if distance else "cosine"

@@ -246,7 +246,7 @@ class Several(RowEvaluator):
     """
 
     def __init__(self, evaluators: Mapping[str, Evaluator], primary: str) -> None:
-        self.evaluators, self._asked = dict(evaluators), primary
+        self.evaluators, self._asked, self.name = dict(evaluators), primary, "+".join(evaluators)
         named = [name for name in evaluators if f"{primary}/".startswith(f"{name}/")]
         if not named:
             names = ", ".join(evaluators) or "nothing"
@@ -273,30 +273,19 @@ class Several(RowEvaluator):
         """Name what each of them scores."""
         return " · ".join(filter(None, (evaluator.describe() for evaluator in self.evaluators.values())))
 
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """The names of the evaluators."""
-        return "+".join(self.evaluators)
-
     def answer(self, encoder: SentenceEncoder) -> Answer:
         """Ask each of them; one that returns numbers has a finding without arrays."""
         scores, found = dict[str, float](), list[EvalResult]()
         for name, evaluator in self.evaluators.items():
             own = run_evaluator(evaluator, encoder)
             scores |= {f"{name}/{key}": value for key, value in own.scores.items()}
-            found += _under(name, own.findings)
+            single = len(own.findings) == 1  # it takes the name of its evaluator, others go under it
+            found += [replace(f, name=name if single else f"{name}/{f.name}") for f in own.findings]
         return Answer(scores, found)
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
         """Collect what each of them finds."""
         return self.answer(encoder).findings
-
-
-def _under(name: str, findings: Sequence[EvalResult]) -> list[EvalResult]:
-    """Findings under the name of their evaluator; the only one of an evaluator takes the name itself."""
-    if len(findings) == 1:
-        return [replace(findings[0], name=name)]
-    return [replace(finding, name=f"{name}/{finding.name}") for finding in findings]
 
 
 def resampled(findings: Sequence[EvalResult], measure: str, resamples: int = RESAMPLES) -> Samples:

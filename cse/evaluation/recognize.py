@@ -72,21 +72,18 @@ def recognize(path: str, kind: str | None = None) -> Recognized | None:
     if place.is_dir():
         kind = kind or ("retrieval" if is_beir(place) else "nanobeir")
     if kind in {"retrieval", "nanobeir"}:
-        return Recognized(_path(kind), {"data": path, **_split(place, kind)}, f"{path}: {_said(kind)}")
+        return Recognized(
+            f"cse.evaluation.{CLASSES[kind]}", {"data": path, **_split(place, kind)}, f"{path}: {_said(kind)}"
+        )
     if not place.exists() and kind is None and not place.suffix and HUB_ID.fullmatch(path):
         raise UserError(f"--data: {path} is not a path\nfix: say what a Hub id holds: --as {'|'.join(CLASSES)}")
     return _of_rows(path, kind)
 
 
-def is_path(name: str) -> bool:
-    """Tell whether a name is a path of rows rather than the name of a task."""
-    return Path(name).expanduser().exists() or Path(name.removesuffix(".gz")).suffix in KINDS
-
-
 def own_rows(option: str, name: str) -> Recognized | None:
     """The evaluator of a path of rows; None for names of tasks."""
-    if not is_path(name):
-        return None
+    if not Path(name).expanduser().exists() and Path(name.removesuffix(".gz")).suffix not in KINDS:
+        return None  # the name of a task
     found = recognize(name)
     if found is None:
         raise UserError(
@@ -127,7 +124,7 @@ def _of_rows(path: str, kind: str | None) -> Recognized:
     options |= {} if Path(path).expanduser().exists() else {"split": SPLIT}
     rows = {"triplets": "Triplets", "paraphrases": "Pairs", "labels": "Texts", "clustering": "Texts"}
     data = {"class_path": f"cse.data.{rows.get(chosen, 'ScoredPairs')}", "init_args": options}
-    return Recognized(_path(chosen), {"data": data}, f"{path}: {fits[chosen]}: {_said(chosen)}")
+    return Recognized(f"cse.evaluation.{CLASSES[chosen]}", {"data": data}, f"{path}: {fits[chosen]}: {_said(chosen)}")
 
 
 def _said(kind: str) -> str:
@@ -137,7 +134,3 @@ def _said(kind: str) -> str:
 def _is_binary(source: Reader, score: str) -> bool:
     cells = {row.cells[0] for row in islice(source.read([Column("--data", score)]), PEEK)} - {None, ""}
     return {number_in(str(cell)) for cell in cells} == {0.0, 1.0}
-
-
-def _path(kind: str) -> str:
-    return f"cse.evaluation.{CLASSES[kind]}"

@@ -364,7 +364,6 @@ def run_mteb(
     device: Device = "auto",
     precision: str = "auto",
     check: bool = True,
-    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Run tasks of MTEB on a checkpoint; each result is kept as soon as it exists, and is not computed again.
 
@@ -377,7 +376,6 @@ def run_mteb(
         device: See `cse.encoder.device`.
         precision: fp32, bf16 or auto.
         check: Whether to refuse rows that are not the known sets.
-        overwrite: Run tasks again that have a result.
 
     Returns:
         The summary: `tasks` with their main scores, `failed` with the reasons.
@@ -393,4 +391,4 @@ def run_mteb(
     model = load_model(str(checkpoint), use_prompts=True, device=device)
     for name, prompt in prompts(model.folder).items():
         say("prompt", f"{name}: {prompt!r}")
-    return mteb_adapter.run(model, found, out, data=data, precision=precision, check=check, overwrite=overwrite)
+    return mteb_adapter.run(model, found, out, data=data, precision=precision, check=check)

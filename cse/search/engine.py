@@ -112,8 +112,12 @@ def search(
                 say("stopped", "before the search began; nothing is written")
                 return Search(folder, interrupted=True)
             state.contenders.append(contender)
-        _divide(state)
+        if not state.contenders:
+            raise UserError(f"no recipe can be trained: {next(iter(left_out.values()))}\nfix: name a recipe")
+        costs = {contender.name: contender.cost for contender in state.contenders}
+        steps = divide(Budget.parse(budget), costs, trials + seeds)
         for contender in state.contenders:
+            contender.steps = steps[contender.name]
             shutil.copytree(Path(scratch, contender.name), folder / contender.name, dirs_exist_ok=True)
     state.write(folder)  # last: it is what makes the folder a search that can be resumed
     return resume(folder)
@@ -177,16 +181,6 @@ def _measured(recipe: Recipe, keep: Path) -> Contender | None:
     content.pop("expect", None)  # the scores of another text say nothing about this one
     write_text(keep / RECIPE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     return None if cost is None else Contender(recipe.name, own_setting(recipe), cost, steps=0)
-
-
-def _divide(state: State) -> None:
-    """Give each contender its steps."""
-    if not state.contenders:
-        raise UserError(f"no recipe can be trained: {next(iter(state.left_out.values()))}\nfix: name a recipe")
-    costs = {contender.name: contender.cost for contender in state.contenders}
-    steps = divide(Budget.parse(state.budget), costs, state.trials + len(state.seeds))
-    for contender in state.contenders:
-        contender.steps = steps[contender.name]
 
 
 def _header(state: State, folder: Path) -> None:

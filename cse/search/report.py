@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cse import recipe as recipes
 from cse.console import Interrupt, say
 from cse.evaluation import results
@@ -214,21 +212,11 @@ def markdown(
 
 def _groups(untrained: Mapping[str, Entry]) -> dict[str, tuple[Entry, list[str]]]:
     """The untrained encoders that differ, by a name for each, with the methods that begin with it."""
-    found: list[tuple[Entry, list[str]]] = []
+    found: dict[tuple[bytes, ...], tuple[Entry, list[str]]] = {}  # by what their scores are computed from
     for name, entry in untrained.items():
-        for known, members in found:
-            if _same(known, entry):
-                members.append(name)
-                break
-        else:
-            found.append((entry, [name]))
+        findings = [] if entry.scored is None else entry.scored.findings.values()
+        vectors = tuple(array.tobytes() for finding in findings for array in finding.arrays.values())
+        found.setdefault(vectors, (entry, []))[1].append(name)
     if len(found) == 1:
-        return {UNTRAINED: found[0]}
-    return {f"{UNTRAINED} {', '.join(members)}": (entry, members) for entry, members in found}
-
-
-def _same(a: Entry, b: Entry) -> bool:
-    assert a.scored is not None
-    assert b.scored is not None
-    pairs = [(found.arrays, b.scored.findings[task].arrays) for task, found in a.scored.findings.items()]
-    return all(np.array_equal(one[name], other[name]) for one, other in pairs for name in one)
+        return {UNTRAINED: next(iter(found.values()))}
+    return {f"{UNTRAINED} {', '.join(members)}": (entry, members) for entry, members in found.values()}

@@ -161,7 +161,7 @@ def _score(encoder: Encoder, name: str, run: Run, found: Sequence[EvalResult] | 
     found = [finding for finding in own if finding.arrays]
     general = before_after.general_tasks(base.data, apart_from=[finding.name for finding in found])
     if general:  # a run may have been selected on all that this machine has
-        found += base.with_tasks(",".join(general)).measure(encoder)
+        found += replace(base, tasks=",".join(general)).measure(encoder)
     found += before_after.general_search().measure(encoder) if find_spec("pytrec_eval") else []
     return before_after.scored(name, found, resolve_precision(encoder, base.precision))
 

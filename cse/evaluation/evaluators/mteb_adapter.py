@@ -152,7 +152,6 @@ def run(
     data: str | None = None,
     precision: str = "auto",
     check: bool = True,
-    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Run tasks one by one, keep each result as soon as it exists, and give the summary, which `out/mteb.json` has."""
     resolved = resolve_precision(model.encoder, precision)
@@ -175,7 +174,7 @@ def run(
         name = task.metadata.name
         say("task", f"{number}/{len(tasks)} {name}")
         source = given(task, data, check=check)
-        same = not overwrite and before.get(name, {}).get("data", source) == source
+        same = before.get(name, {}).get("data", source) == source
         try:
             strategy = "only-missing" if same else "always"
             summary["tasks"][name] = run_task(adapted, task, source, out / resolved, strategy)

@@ -6,7 +6,6 @@ A model that was trained by distance is scored by distance.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -48,6 +47,7 @@ class Scores:
     vectors: NDArray[np.floating]  # (n, D), one row per distinct sentence
 
 
+@dataclass(eq=False, repr=False)
 class STSEvaluator(RowEvaluator):
     """Spearman x 100 ("all") of each task, and their average as `dev`.
 
@@ -66,15 +66,16 @@ class STSEvaluator(RowEvaluator):
 
     primary = "dev"
 
-    def __init__(
-        self,
-        tasks: str = "sts-mini-dev",
-        data: str | None = None,
-        precision: str = "auto",
-        prompt: str | None = None,
-    ) -> None:
-        self.data, self.precision, self.prompt, self._progress = data, precision, prompt, False
-        self._read(tasks)
+    tasks: str = "sts-mini-dev"
+    data: str | None = None
+    precision: str = "auto"
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        self.name, self._progress = self.tasks, False
+        self._found, self.missing = read_data(self.tasks, self.data, options=("evaluator.tasks", "evaluator.data"))
+        for name, reason in self.missing.items():
+            raise UserError(f"evaluator.tasks: no data for {name}: {reason}\nfix: set evaluator.data or CSE_DATA")
 
     @classmethod
     def of_found(
@@ -89,26 +90,10 @@ class STSEvaluator(RowEvaluator):
     ) -> STSEvaluator:
         """An evaluator on those of the tasks whose rows are found; `check` refuses rows that are not the known sets."""
         made = cls.__new__(cls)
-        made.data, made.precision, made.prompt, made._progress, made.tasks = data, precision, prompt, progress, tasks
+        made.data, made.precision, made.prompt, made._progress = data, precision, prompt, progress
+        made.name = made.tasks = tasks
         made._found, made.missing = read_data(tasks, data, check=check)
         return made
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """Its tasks, as they were named."""
-        return self.tasks
-
-    def with_tasks(self, tasks: str) -> STSEvaluator:
-        """An evaluator on other tasks that is otherwise the same."""
-        other = copy.copy(self)
-        other._read(tasks)
-        return other
-
-    def _read(self, tasks: str) -> None:
-        self.tasks = tasks
-        self._found, self.missing = read_data(tasks, self.data, options=("evaluator.tasks", "evaluator.data"))
-        for name, reason in self.missing.items():
-            raise UserError(f"evaluator.tasks: no data for {name}: {reason}\nfix: set evaluator.data or CSE_DATA")
 
     def score(self, encoder: SentenceEncoder) -> Scores:
         """The scores of an encoder, and the vectors that they are computed from."""

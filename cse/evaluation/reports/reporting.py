@@ -23,7 +23,6 @@ def report(
     runs: str | Path = "runs",
     out: Path | None = None,
     *,
-    title: str = "Results",
     baseline: str | None = None,
     tasks: str | None = None,
     summary: Path | None = None,
@@ -34,7 +33,6 @@ def report(
     Args:
         runs: Folder in which results and logs are looked for.
         out: Folder for the two files. None: the folder of runs.
-        title: Title of the page.
         baseline: Recipe that every method is compared with, over seeds, in a table of its own.
         tasks: Report only the results on these tasks, named as they were when they were scored.
         summary: With `baseline`, which was scored on one set of tasks: write its table of methods as JSON.
@@ -74,7 +72,7 @@ def report(
             )
         if summary:
             results.write(compared[0], summary, option="--json")
-    html = page.render(found, differences(found.entries), title)
+    html = page.render(found, differences(found.entries), "Results")
     for name, content in (("report.md", text), ("report.html", html)):
         write_text(out / name, content)
     return found
