@@ -30,7 +30,7 @@ from cse.encoder.job import fill, resumable
 from cse.encoder.model import Encoder
 from cse.encoder.prompts import choose_prompt
 from cse.encoder.vectors import check_widths, unit
-from cse.errors import UserError, require_at_least
+from cse.errors import UserError
 from cse.files import cache_dir, check_writable, name_of, read_sealed, require_name, write_sealed, writing_cache
 from cse.inference.experts import Experts, parse
 from cse.inference.quantize import Kind, Quantizer, calibration_file
@@ -211,7 +211,8 @@ def encode(
         what = f"texts is a {type(texts).__name__}, and the path of a file is wanted"
         raise UserError(f"{what}\nfix: encode texts in memory with cse.Encoder.load(model).encode(texts)")
     require_name(out, "out")
-    require_at_least(1, "encode", save_every=save_every)
+    if save_every < 1:
+        raise UserError(f"--save-every is {save_every}\nfix: give an integer >= 1")
     quiet()
     model = (parse(model) if isinstance(model, str) else {}) or model
     each = {label: name_of(one) for label, one in model.items()} if isinstance(model, Mapping) else {}
@@ -295,7 +296,7 @@ def encode_file(
     check_out(out, in_shards=bool(shards))
     size = encoder.dim if dimensions is None else dimensions
     check_widths([size], encoder.dim, option="--dimensions")
-    before = encoder.prompt_text(prompt=prompt)
+    before = encoder.prompt_text(None, prompt)
     computed: Precision = resolved(precision, encoder.device)
     made_from = origin(encoder, texts=texts.sha256, precision=computed, prompt=before)
     made_from |= {"normalize": normalize, "dimensions": size, "save_every": save_every}

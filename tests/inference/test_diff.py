@@ -28,8 +28,9 @@ def test_every_case_of_states(name):
     words = [[[i for i in word if i >= 0] for word in data[f"words_{side}"].tolist()] for side in "ab"]
     for got, side in zip(align(*states, *words), "ab", strict=True):
         assert np.allclose(got, data[f"align_{side}_words_only"], atol=1e-5)
-    for got, side in zip(delete(*states, *words) if about["max_n"] == 1 else (), "ab", strict=False):
-        assert np.allclose(got, data[f"del_{side}"], atol=1e-5)
+    if about["max_n"] == 1:  # the authors' program can leave out more tokens at a time
+        for got, side in zip(delete(*states, *words), "ab", strict=True):
+            assert np.allclose(got, data[f"del_{side}"], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", cases("rsd", has="pairs"))
