@@ -73,12 +73,46 @@ class StepContext:
         return min(1.0, self.step / max(1, self.max_steps))
 
 
+class _Options(nn.Module, ABC):
+    """A module whose options are its annotated attributes, of which its constructor is made, as that of a dataclass.
+
+    The constructor takes them by name, keeps them, and calls `__post_init__`. A subclass may write one instead.
+    """
+
+    requires: frozenset[str]
+
+    def __init_subclass__(cls) -> None:
+        """Make the constructor of a subclass that has none, nor inherits one that was written and adds no option."""
+        super().__init_subclass__()
+        if _Options in cls.__bases__:
+            return  # its annotated attributes are no options
+        base = next(kind for kind in cls.__mro__[1:] if "__init__" in vars(kind))
+        written = issubclass(base, _Options) and "__dataclass_fields__" not in vars(base)
+        if "__init__" not in vars(cls) and (inspect.get_annotations(cls) or not written):
+            made: Any = dataclass(kw_only=True, eq=False, repr=False)(cls)
+            # Those of a class of another module are names of that module.
+            made.__init__.__annotations__ |= get_type_hints(made.__mro__[1].__init__, include_extras=True)
+            for option in fields(made):
+                if option.name in vars(cls):
+                    delattr(cls, option.name)  # a default, which would hide a module of this name
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Begin as a module, so that the constructor may keep modules."""
+        made = super().__new__(cls)
+        nn.Module.__init__(made)
+        return made
+
+    def __post_init__(self) -> None:
+        """Check the ranges of the options, and require what the teachers among them read; an override calls it."""
+        require_ranges("teacher" if isinstance(self, Teacher) else "objective", self)
+        self.requires = self.requires.union(*(part.requires for part in held(self)))
+
+
 @dataclass_transform(kw_only_default=True, eq_default=False)
-class Objective(nn.Module, ABC):
+class Objective(_Options):
     """A training loss: a function of embeddings and a batch. It never tokenizes, logs or steps.
 
-    The options of a subclass are its annotated attributes, of which its constructor is made, as that of a dataclass: it
-    takes them by name, keeps them, and calls `__post_init__`. A subclass may write a constructor instead.
+    The options of a subclass are its annotated attributes.
 
     It sees the views and the row fields of the whole batch, gathered over all processes. The token fields are those of
     this process; what an objective computes from them it combines through the step's context.
@@ -110,30 +144,6 @@ class Objective(nn.Module, ABC):
     similarity: Literal["cosine", "euclidean"] = "cosine"
     note: str = ""
     labels: int | None = None
-
-    def __init_subclass__(cls) -> None:
-        """Make the constructor of a subclass that has none, nor inherits one that was written and adds no option."""
-        super().__init_subclass__()
-        base = next(kind for kind in cls.__mro__[1:] if "__init__" in vars(kind))
-        written = issubclass(base, Objective) and "__dataclass_fields__" not in vars(base)
-        if "__init__" not in vars(cls) and (inspect.get_annotations(cls) or not written):
-            made: Any = dataclass(kw_only=True, eq=False, repr=False)(cls)
-            # Those of a class of another module are names of that module.
-            made.__init__.__annotations__ |= get_type_hints(made.__mro__[1].__init__, include_extras=True)
-            for option in fields(made):
-                if option.name in vars(cls):
-                    delattr(cls, option.name)  # a default, which would hide a module of this name
-
-    def __new__(cls, *_: Any, **__: Any) -> Self:
-        """Begin as a module, so that the constructor may keep modules."""
-        made = super().__new__(cls)
-        nn.Module.__init__(made)
-        return made
-
-    def __post_init__(self) -> None:
-        """Check the ranges of the options, and require what the teachers among them read; an override calls it."""
-        require_ranges("objective", self)
-        self.requires = self.requires.union(*(part.requires for part in held(self)))
 
     @property
     def trains_vectors(self) -> bool:
@@ -361,11 +371,12 @@ class Augmentation(ABC):
         """The changed text."""
 
 
-class Teacher(nn.Module, ABC):
+@dataclass_transform(kw_only_default=True, eq_default=False)
+class Teacher(_Options):
     """A second opinion on the batch's texts, which an objective holds as an attribute and asks in `forward`.
 
     A teacher is never trained by gradient and never exported. It stays in evaluation mode while the objective trains,
-    so that its opinion does not change with dropout.
+    so that its opinion does not change with dropout. The options of a subclass are its annotated attributes.
 
     Attributes:
         requires: Names of the optional Batch fields that it reads; the objective adds them to its own.

@@ -212,7 +212,7 @@ BAD = {  # a command line -> what the error names
     "feedback fill --model local:ck --data texts.txt --out new.jsonl": "--model is 'local:ck'",
     "feedback fill --model openai:x --out new.jsonl": "needs texts",
     "feedback write --model openai:x --data texts.txt --out new.jsonl": "takes no --data",
-    "feedback score --model cross-encoder:ck --data pairs.jsonl --columns a b --out new.jsonl": "is no cross-encoder",
+    "feedback score --model cross-encoder:ck --data pairs.jsonl --columns a b --out new.jsonl": "gives no score",
     "feedback score --model encoder:folder --data pairs.jsonl --columns a b --out new.jsonl": "not the folder",
     "eval ck --tasks sts-mini-dev --data absent": "--data: the folder 'absent'",
     "eval ck --tasks sts --out scored.json": "holds scores of STS12",

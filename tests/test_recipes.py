@@ -293,7 +293,6 @@ SAID = {  # a wrong option -> what is said of it, and the fix
     "--trainer.max_stepz=3": ("option trainer.max_stepz is unknown", "did you mean max_steps?"),
     "--sed=1": ("option --sed is unknown", "did you mean seed?"),
     "--objective.temprature=1": (f"option objective.temprature is unknown to {SIMCSE}", "did you mean temperature?"),
-    "--trainer.merge_initial=0.5": ("option trainer.merge_initial is unknown", "use initial_weights, with the same nu"),
     "--collator.augmentations=[{class_path: cse.augment.WordDeletion, init_args: {probabilty: 1}}]": (
         "option collator.augmentations.probabilty is unknown to cse.augment.WordDeletion",
         "did you mean probability?",

@@ -210,7 +210,9 @@ def parse(prompt: str, text: str, fields: Mapping[str, str], *, finish: str = "s
     try:
         return SCHEMAS[prompt].model_validate(found[0], context=fields)
     except ValidationError as error:
-        raise _unusable(error) from error
+        first = error.errors(include_url=False, include_context=False)[0]
+        place, reason = ".".join(map(str, first["loc"])) or "answer", _REASONS.get(first["type"], "wrong_type")
+        raise Unusable(reason, f"{place}: {first['msg']}; got {first['input']!r}"[:300]) from error
 
 
 def same(a: str, b: str) -> bool:
@@ -227,12 +229,6 @@ _REASONS = {name: name for name in ("same_text", "refusal", "gap", "not_in_text"
     "string_too_short": "empty",
     "too_short": "empty",
 }
-
-
-def _unusable(error: ValidationError) -> Unusable:
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(map(str, first["loc"])) or "answer"
-    return Unusable(_REASONS.get(first["type"], "wrong_type"), f"{place}: {first['msg']}; got {first['input']!r}"[:300])
 
 
 def _require_text(*values: str) -> None:

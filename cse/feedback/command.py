@@ -26,7 +26,7 @@ from cse.feedback import prompts as words
 from cse.feedback.job import Job, Labeler
 from cse.feedback.meter import Limits, Meter, Stop
 from cse.feedback.store import Store
-from cse.feedback.tasks import TASKS, Input, Prompts, Record, Result, Task, set_aside
+from cse.feedback.tasks import TASKS, Input, Prompts, Record, Result, Task
 from cse.files import cache_dir
 
 KINDS = ("openai", "encoder", "cross-encoder")
@@ -61,7 +61,8 @@ def run(a: argparse.Namespace) -> int:
             say("next", "the same command resumes from here (with a higher cap, if a cap stopped it)")
             return stop.code
         result.rejects += given.rejects
-        data = {"path": a.data, "rows": len(given.rows) + len(given.rejects), "sha256": given.sha256}
+        digest = hashlib.sha256(json.dumps([row.texts for row in given.rows]).encode()).hexdigest()
+        data = {"path": a.data, "rows": len(given.rows) + len(given.rejects), "sha256": digest}
         data |= {"label_column": a.label_column} if a.label_column is not None else {}
         read = sorted({q.question.prompt.name for j in jobs if j.labeler.prompted for q in j.outcomes.values()})
         head = output.about(a.task, data, [prompts[name] for name in read], options)
@@ -117,15 +118,10 @@ def _inputs(a: argparse.Namespace, task: Task) -> Inputs:
 
 @dataclass(slots=True)
 class Inputs:
-    """The rows to ask about, the rows that were set aside, and a hash of the texts to ask about."""
+    """The rows to ask about, and the rows that were set aside."""
 
     rows: list[Input] = field(default_factory=list)
     rejects: list[Record] = field(default_factory=list)
-
-    @property
-    def sha256(self) -> str:
-        """The hash of the texts, row by row."""
-        return hashlib.sha256(json.dumps([row.texts for row in self.rows]).encode()).hexdigest()
 
 
 def load(
@@ -141,15 +137,15 @@ def load(
         if limit is not None and number > limit:
             break
         cells = tuple((cell or "").strip() for cell in row.cells)
-        texts, label = cells[: len(columns)], None if label_column is None else cells[-1]
+        given = Input(number, row.place, cells[: len(columns)], None if label_column is None else cells[-1])
         if not all(cells):
-            what = "the label" if all(texts) else "a text"
-            found.rejects.append(set_aside(number, row.place, "blank", f"{what} is missing", texts))
-        elif texts in seen:
-            found.rejects.append(set_aside(number, row.place, "duplicate", f"the same as row {seen[texts]}", texts))
+            what = "the label" if all(given.texts) else "a text"
+            found.rejects.append(given.aside("blank", f"{what} is missing"))
+        elif given.texts in seen:
+            found.rejects.append(given.aside("duplicate", f"the same as row {seen[given.texts]}"))
         else:
-            seen[texts] = number
-            found.rows.append(Input(number, row.place, texts, label))
+            seen[given.texts] = number
+            found.rows.append(given)
     if not found.rows:
         raise UserError(
             f"--data {path} has no usable row ({len(found.rejects)} are blank or repeated)\n"

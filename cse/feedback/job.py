@@ -167,7 +167,7 @@ class Job:
         with ThreadPoolExecutor(self.labeler.workers) as pool:
             while True:
                 while cause is None and len(pending) < 2 * self.labeler.workers and (chunk := next(ahead, None)):
-                    pending.add(pool.submit(self._settle_or_halt, chunk, unique))
+                    pending.add(pool.submit(self._settle, chunk, unique))
                 if not pending:
                     break
                 done, pending = wait(pending, _LOOK, FIRST_COMPLETED)
@@ -183,16 +183,6 @@ class Job:
                     self.meter.halted.set()
         if cause is not None:
             raise cause
-
-    def _settle_or_halt(self, keys: list[str], unique: dict[str, Question]) -> dict[str, Outcome]:
-        """`_settle`, but an error halts the job at once, before this worker takes its next questions."""
-        try:
-            return self._settle(keys, unique)
-        except Halted:
-            raise
-        except BaseException:
-            self.meter.halted.set()
-            raise
 
     def _settle(self, keys: list[str], unique: dict[str, Question]) -> dict[str, Outcome]:
         """Ask a chunk until each of its questions has a usable answer or has used all attempts."""
@@ -214,7 +204,10 @@ class Job:
         return outcomes
 
     def _missing(self, chats: list[Chat]) -> tuple[dict[str, Reply], Unanswered | None]:
-        """Ask for the answers that are not in the store, and keep them there."""
+        """Ask for the answers that are not in the store, and keep them there.
+
+        An error halts the job at once, before this worker takes its next questions.
+        """
         if not chats:
             return {}, None
         first = chats[0].key
@@ -222,11 +215,14 @@ class Job:
             raise Halted
         try:
             replies = self.labeler.ask(chats, self.meter, lambda kind: self._fault(first, kind))
+            new = {chat.key: reply for chat, reply in zip(chats, replies, strict=True)}
+            self.store.put(new.items())
         except Unanswered as error:
             self._count_failure(error)
             return {}, error
-        new = {chat.key: reply for chat, reply in zip(chats, replies, strict=True)}
-        self.store.put(new.items())
+        except BaseException:
+            self.meter.halted.set()
+            raise
         with self._lock:
             self._failed_in_a_row = 0
         return new, None
@@ -242,6 +238,7 @@ class Job:
         with self._lock:
             self._failed_in_a_row += 1
             if self._failed_in_a_row >= GIVE_UP:
+                self.meter.halted.set()
                 raise Stop(f"{self._failed_in_a_row} questions in succession had no answer: {error}", code=1)
 
     def _note(self) -> str:

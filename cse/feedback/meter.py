@@ -76,7 +76,11 @@ class Meter:
             with self._lock:
                 wait = self._wait(tokens_in, tokens_out)
                 if wait <= 0:
-                    self._reserve(tokens_in, tokens_out)
+                    self.used.requests += 1
+                    self._held.requests += 1
+                    self._held.tokens_in += tokens_in
+                    self._held.tokens_out += tokens_out
+                    self._recent.append(self._clock())
                     return
             self.halted.wait(min(wait, 1.0))
 
@@ -93,13 +97,6 @@ class Meter:
         """Admit no request for this number of seconds, as the endpoint asked."""
         with self._lock:
             self._not_before = max(self._not_before, self._clock() + seconds)
-
-    def _reserve(self, tokens_in: int, tokens_out: int) -> None:
-        self.used.requests += 1
-        self._held.requests += 1
-        self._held.tokens_in += tokens_in
-        self._held.tokens_out += tokens_out
-        self._recent.append(self._clock())
 
     def _wait(self, tokens_in: int, tokens_out: int) -> float:
         """Seconds until the request is allowed; 0 or less if it is allowed now."""

@@ -6,7 +6,6 @@ All three depend only on the input and on the answers in the store, and not on t
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,15 +20,17 @@ from cse.feedback.tasks import Record, Result
 from cse.files import DAMAGED, atomic_file, check_writable, read_json, sha256_file, write_json
 
 MADE_BY = "cse feedback"
-_WORD = re.compile(r"[a-z']+")
-_FREQUENT = 10  # number of one-sided words in the manifest
 
 
 def check(out: Path) -> None:
     """Check the path of the output before any question is asked."""
     if out.suffix != ".jsonl":
         raise UserError(f"--out {out} is not a .jsonl file\nfix: give a name that ends in .jsonl")
-    if out.exists() and not _is_ours(manifest_path(out)):
+    try:
+        ours = not out.exists() or read_json(manifest_path(out))["made_by"] == MADE_BY
+    except DAMAGED:
+        ours = False
+    if not ours:
         raise UserError(
             f"--out {out} exists and was not written by `{MADE_BY}`\nfix: give another name, or move the file"
         )
@@ -72,13 +73,6 @@ def about(task: str, data: dict[str, Any], prompts: Sequence[Prompt], options: d
     return {**made_by, "task": task, "data": data, "prompts": shown, "options": options}
 
 
-def _is_ours(manifest: Path) -> bool:
-    try:
-        return bool(read_json(manifest)["made_by"] == MADE_BY)
-    except DAMAGED:
-        return False
-
-
 def _write_lines(path: Path, records: Sequence[Record]) -> None:
     with atomic_file(path) as scratch, scratch.open("w", encoding="utf-8", newline="\n") as file:
         for record in records:
@@ -90,8 +84,6 @@ def _outcome(out: Path, result: Result) -> dict[str, Any]:
     found: dict[str, Any] = {"output": files} | _counts(result)
     if any("score" in record for record in result.records):
         found["score_histogram"] = histogram([record["score"] for record in result.records])
-    if result.records and "contradiction" in result.records[0]:
-        found["words_of_contradictions"] = one_sided_words(result.records)
     return found
 
 
@@ -104,19 +96,6 @@ def histogram(scores: Sequence[float]) -> dict[str, int]:
     """The number of scores in each tenth of [0, 1]; the last tenth includes 1.0."""
     tenths = Counter(min(9, int(score * 10 + 1e-9)) for score in scores)
     return {f"{i / 10:.1f}-{(i + 1) / 10:.1f}": tenths[i] for i in range(10)}
-
-
-def one_sided_words(records: Sequence[Record]) -> dict[str, list[int]]:
-    """Count the words that are far more frequent in contradictions than in positives; a model may learn them instead.
-
-    Those with the largest difference are returned, with the numbers of contradictions and of positives that have each.
-    """
-    sides = [Counter(w for r in records for w in set(_WORD.findall(r[side].lower()))) for side in _SIDES]
-    by_excess = sorted(sides[0], key=lambda word: (sides[1][word] - sides[0][word], word))
-    return {word: [sides[0][word], sides[1][word]] for word in by_excess[:_FREQUENT] if sides[0][word] > sides[1][word]}
-
-
-_SIDES = ("contradiction", "entailment")
 
 
 def _answers(jobs: Sequence[Job], limits: Limits) -> dict[str, Any]:

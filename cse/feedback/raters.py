@@ -13,8 +13,6 @@ from cse.assets import resolve
 from cse.assets.hub import snapshot
 from cse.encoder.checkpoint.identity import model_hash
 from cse.encoder.checkpoint.layout import Layout
-from cse.encoder.checkpoint.sums import check_sums
-from cse.encoder.kinds import check_finite
 from cse.encoder.model import Encoder
 from cse.encoder.vectors import require_directions
 from cse.errors import UserError
@@ -22,7 +20,7 @@ from cse.feedback.job import Chat
 from cse.feedback.meter import Meter
 from cse.feedback.prompts import Prompt
 from cse.feedback.store import Reply, now
-from cse.files import read_json
+from cse.teachers.cross_encoder import load_cross_encoder
 
 RATED = frozenset({"score", "rate"})  # prompts whose questions a rater can answer
 _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
@@ -88,20 +86,12 @@ def _encoder(folder: str) -> Rate:
 
 
 def _cross_encoder(folder: str) -> Rate:
-    from sentence_transformers import CrossEncoder
     from torch.nn import Sigmoid
 
-    place = Path(folder)
-    heads = [str(name) for name in read_json(place / "config.json").get("architectures") or []]
-    known = any(name.endswith("ForSequenceClassification") for name in heads)
-    if not known and Layout.read(place).model_type != "CrossEncoder":
-        what = f"--model cross-encoder:{folder} is no cross-encoder ({', '.join(heads) or 'no architecture named'})"
-        raise UserError(f"{what}\nfix: give a reranker, or rate by cosine: encoder:{folder}")
-    check_sums(place)
-    model: Any = CrossEncoder(folder, local_files_only=True)
-    check_finite(model, folder)
-    if (outputs := model.config.num_labels) != 1:
-        what = f"--model cross-encoder:{folder} has {outputs} outputs, but a rater must have one"
+    name, fix = f"cross-encoder:{folder}", f"give a reranker, or rate by cosine: encoder:{folder}"
+    model = load_cross_encoder(name, Path(folder), option="--model", fix=fix)
+    if model.num_labels != 1:
+        what = f"--model {name} has {model.num_labels} outputs, but a rater must have one"
         raise UserError(f"{what}\nfix: give a model for STS")
     options = {"activation_fn": Sigmoid(), "convert_to_numpy": True, "show_progress_bar": False}
     return lambda pairs: list(model.predict(pairs, batch_size=len(pairs), **options))

@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -67,11 +68,8 @@ class Store:
 
     def get(self, keys: Sequence[str]) -> dict[str, Reply]:
         """The replies that the store has."""
-        found: dict[str, Reply] = {}
-        for start in range(0, len(keys), _MANY):
-            for row in self._select(f"SELECT key, {_FIELDS} FROM answers", keys[start : start + _MANY]):
-                found[row[0]] = Reply(row[1], row[2], row[3], row[4], bool(row[5]), row[6])
-        return found
+        rows = self._select(f"SELECT key, {_FIELDS} FROM answers", keys)
+        return {row[0]: Reply(row[1], row[2], row[3], row[4], bool(row[5]), row[6]) for row in rows}
 
     def put(self, replies: Iterable[tuple[str, Reply]]) -> None:
         """Add replies, all of them or none; a reply that the store has already is not replaced."""
@@ -94,10 +92,9 @@ class Store:
 
     def faults(self, keys: Sequence[str]) -> dict[str, int]:
         """The number of requests for these keys that were not answered, by kind."""
-        total: dict[str, int] = {}
-        for start in range(0, len(keys), _MANY):
-            for _, kind, count in self._select("SELECT key, kind, count FROM faults", keys[start : start + _MANY]):
-                total[kind] = total.get(kind, 0) + count
+        total: Counter[str] = Counter()
+        for kind, count in self._select("SELECT kind, count FROM faults", keys):
+            total[kind] += count
         return dict(sorted(total.items()))
 
     def close(self) -> None:
@@ -106,6 +103,10 @@ class Store:
             self._database.close()
 
     def _select(self, query: str, keys: Sequence[str]) -> list[Any]:
-        marks = ", ".join("?" * len(keys))
-        with self._lock:
-            return self._database.execute(f"{query} WHERE key IN ({marks})", keys).fetchall()
+        found: list[Any] = []
+        for start in range(0, len(keys), _MANY):
+            some = keys[start : start + _MANY]
+            with self._lock:
+                marks = ", ".join("?" * len(some))
+                found += self._database.execute(f"{query} WHERE key IN ({marks})", some).fetchall()
+        return found

@@ -1,14 +1,4 @@
-"""The tasks: each asks questions about rows and makes records of a training file.
-
-    score         pairs -> text_a, text_b, score                  CLAIF (arXiv:2305.01918); for cse.data.ScoredPairs
-    fill          sentences -> text_a, text_b, score              CLAIF's data: mask, fill, score
-    contrast      sentences -> premise, entailment, contradiction SynCSE-partial (arXiv:2305.12599); for Triplets
-    write         topics and genres -> text                       the first half of SynCSE-scratch; for Texts
-    rate          triplets -> good triplets, with their scores    the second stage of MultiCSR; for Triplets
-    propositions  pairs -> propositions of both, the equal ones   sub-sentence encoder; for Propositions
-    queries       passages -> text, query_1, query_2, ...         query-as-context (arXiv:2212.09598), doc2query
-    rewrites      sentences -> text, rewrite_1, rewrite_2, ...    LaCLIP (arXiv:2305.20088), LM-CPPF (arXiv:2305.18169)
-    chain         sentences -> text, paraphrase, rewording        ParaCLIP (arXiv:2402.15120)
+"""The tasks: each asks questions about rows and makes records of a training file; README.md lists them.
 
 Records are in the order of the rows, whatever the order of the answers. A row that gives no record is set aside with a
 reason. Of `queries` and `rewrites`, a row with fewer usable texts than were asked for has null in the last places,
@@ -51,6 +41,11 @@ class Input:
         """Pick what a record that is made of the row takes over from it."""
         return {} if self.label is None else {"label": self.label}
 
+    def aside(self, reason: str, detail: str, texts: Sequence[str] | None = None, **more: Any) -> Record:
+        """A line of the rejects file; `texts` take the place of the row's."""
+        shown = list(self.texts if texts is None else texts)
+        return {"row": self.row, "place": self.place, "reason": reason, "detail": detail, "texts": shown, **more}
+
 
 @dataclass(slots=True)
 class Result:
@@ -68,12 +63,6 @@ class Result:
                 self.rejects.append(unanswered(row, outcome, **more))
             else:
                 yield row, outcome
-
-    def set_aside(self, row: Input, reason: str, detail: str, texts: Sequence[str] | None = None, **more: Any) -> None:
-        """Set a row aside."""
-        self.rejects.append(
-            set_aside(row.row, row.place, reason, detail, row.texts if texts is None else texts, **more)
-        )
 
 
 def score(rows: Sequence[Input], prompts: Prompts, rater: Job) -> Result:
@@ -110,7 +99,7 @@ def rate(
             result.records.append(record)
         else:
             detail = f"positive {high:g} (at least {least_positive:g}), negative {low:g} (at most {most_negative:g})"
-            result.set_aside(row, "filtered", detail, rated=record)
+            result.rejects.append(row.aside("filtered", detail, rated=record))
     return result
 
 
@@ -126,7 +115,7 @@ def contrast(rows: Sequence[Input], prompts: Prompts, writer: Job) -> Result:
     for row, outcome in found:
         if (repeated := next((text for text in outcome.answer.texts() if times[text] > 1), None)) is not None:
             detail = f"written for {times[repeated]} sentences: {repeated[:200]!r}"
-            result.set_aside(row, "repeated", detail, model=outcome.model)
+            result.rejects.append(row.aside("repeated", detail, model=outcome.model))
             continue
         texts = {"entailment": outcome.answer.positive, "contradiction": outcome.answer.contradiction}
         result.records.append({"premise": row.texts[0], **texts, **outcome.provenance})
@@ -153,7 +142,7 @@ def write(
             if first == row.row and not any(same(text, r["text"]) for r in result.records[-count:]):
                 result.records.append({"text": text, **about, **outcome.provenance})
             else:
-                result.set_aside(row, "duplicate", f"written in request {first}", [text])
+                result.rejects.append(row.aside("duplicate", f"written in request {first}", [text]))
     return result
 
 
@@ -194,7 +183,7 @@ def fill(
             result.rejects.append(unanswered(row, outcome, mask_rate=share))
         elif same(outcome.answer.sentence, row.texts[0]) or (row.row, outcome.answer.sentence) in seen:
             detail, texts = "the same as the sentence or as an earlier version", [row.texts[0], outcome.answer.sentence]
-            result.set_aside(row, "duplicate", detail, texts, mask_rate=share)
+            result.rejects.append(row.aside("duplicate", detail, texts, mask_rate=share))
         else:
             seen.add((row.row, outcome.answer.sentence))
             pairs.append((row, share, outcome))
@@ -210,7 +199,7 @@ def fill(
         kept[row.row, record["raw_score"]] += 1
         if per_score and kept[row.row, record["raw_score"]] > per_score:
             detail = f"more than {per_score} versions with the score {record['raw_score']:g}"
-            result.set_aside(row, "enough", detail, [record["text_a"], record["text_b"]], mask_rate=share)
+            result.rejects.append(row.aside("enough", detail, [record["text_a"], record["text_b"]], mask_rate=share))
         else:
             by_row[row.row].append(record)
     for row in rows:
@@ -230,7 +219,7 @@ def propositions(rows: Sequence[Input], prompts: Prompts, writer: Job) -> Result
         answer, (first, second) = outcome.answer, row.texts
         if not answer.equal:
             detail = "no proposition of one sentence says the same as one of the other"
-            result.set_aside(row, "nothing_equal", detail, model=outcome.model)
+            result.rejects.append(row.aside("nothing_equal", detail, model=outcome.model))
             continue
         record = {"text_a": first, "text_b": second, "equal": [list(pair) for pair in answer.equal]}
         record["propositions_a"] = [ranges(first, pieces) for pieces in answer.a]
@@ -275,7 +264,7 @@ def chain(rows: Sequence[Input], prompts: Prompts, writer: Job) -> Result:
             result.rejects.append(unanswered(row, second, paraphrase=paraphrase))
         elif same(second.answer.sentence, row.texts[0]):
             texts = [row.texts[0], paraphrase, second.answer.sentence]
-            result.set_aside(row, "same_text", "the sentence came back", texts)
+            result.rejects.append(row.aside("same_text", "the sentence came back", texts))
         else:
             record = {"text": row.texts[0], "paraphrase": paraphrase, "rewording": second.answer.sentence}
             result.records.append({**record, **row.kept, **second.provenance, "paraphrase_prompt": first.prompt})
@@ -296,7 +285,7 @@ def _several(rows: Sequence[Input], prompt: Prompt, about: str, writer: Job, nam
         own = [text for text in texts if times[same_text_key(text)] == 1]
         if not own:
             detail = f"all of {len(texts)} were written for several rows: {texts[0][:200]!r}"
-            result.set_aside(row, "repeated", detail, model=outcome.model)
+            result.rejects.append(row.aside("repeated", detail, model=outcome.model))
             continue
         places = {f"{name}_{i + 1}": own[i] if i < len(own) else None for i in range(count)}
         result.records.append({"text": row.texts[0], **places, **row.kept, **outcome.provenance})
@@ -398,10 +387,5 @@ def unanswered(row: Input, outcome: Outcome, **more: Any) -> Record:
     reason, detail = outcome.verdicts[-1]
     said = outcome.replies[-1].text[:_SHOWN] if outcome.replies else None
     tries = [verdict for verdict, _ in outcome.verdicts]
-    known: Record = {"attempts": tries, "answer": said, "model": outcome.model, "prompt": outcome.prompt}
-    return set_aside(row.row, row.place, reason, detail, row.texts, **known, **more)
-
-
-def set_aside(row: int, place: str, reason: str, detail: str, texts: Sequence[str], **more: Any) -> Record:
-    """A line of the rejects file."""
-    return {"row": row, "place": place, "reason": reason, "detail": detail, "texts": list(texts), **more}
+    known = {"attempts": tries, "answer": said, "model": outcome.model, "prompt": outcome.prompt}
+    return row.aside(reason, detail, **known, **more)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from cse.batch import Batch, EncoderOutput, LossOutput, Views
-from cse.errors import require_at_least
+from cse.errors import NotNegative
 from cse.interfaces import Objective, StepContext
 from cse.objectives.matryoshka import draw
 from cse.objectives.parts.functional import ratio
+from cse.objectives.parts.layouts import views_of
 from cse.objectives.parts.wrapper import Wrapper
-
-LayerWeighting = Literal["uniform", "linear", "log"]
 
 
 class AdaptiveLayer(Wrapper):
@@ -49,23 +48,16 @@ class AdaptiveLayer(Wrapper):
 
     changes_vectors = True
 
-    def __init__(
-        self,
-        *,
-        term: Objective,
-        layers_per_step: int | None = 1,
-        last_weight: float = 1.0,
-        prior_weight: float = 1.0,
-        kl_weight: float = 1.0,
-        kl_temperature: float = 0.3,
-        layer_weighting: LayerWeighting = "uniform",
-    ) -> None:
-        super().__init__(term)
-        require_at_least(0, "objective", layers_per_step=layers_per_step, kl_temperature=kl_temperature)
-        require_at_least(0, "objective", last_weight=last_weight, prior_weight=prior_weight, kl_weight=kl_weight)
-        self.term, self.layers_per_step = term, layers_per_step
-        self.last_weight, self.prior_weight, self.kl_weight = last_weight, prior_weight, kl_weight
-        self.kl_temperature, self.layer_weighting = kl_temperature, layer_weighting
+    term: Objective
+    layers_per_step: Annotated[int, ">= 0"] | None = 1
+    last_weight: NotNegative = 1.0
+    prior_weight: NotNegative = 1.0
+    kl_weight: NotNegative = 1.0
+    kl_temperature: NotNegative = 0.3
+    layer_weighting: Literal["uniform", "linear", "log"] = "uniform"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.cacheable, self.uses_views, self.encodes_views = False, False, True
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
@@ -76,7 +68,8 @@ class AdaptiveLayer(Wrapper):
         loss, parts = self.last_weight * whole.loss, {"last_loss": whole.loss.detach()}
         for layer, output in zip(layers, prior, strict=True):
             own, student = self._on(output, batch, ctx)
-            loss = loss + self.prior_weight * layer_weight(self.layer_weighting, layer) * own.loss / len(layers)
+            weights = {"uniform": 1.0, "linear": 1 / (1 + layer), "log": 1 / (1 + math.log(1 + layer))}
+            loss = loss + self.prior_weight * weights[self.layer_weighting] * own.loss / len(layers)
             parts["prior_loss"] = parts.get("prior_loss", 0.0) + own.loss.detach() / len(layers)
             if self.kl_temperature > 0:
                 t = self.kl_temperature
@@ -87,15 +80,8 @@ class AdaptiveLayer(Wrapper):
 
     def _on(self, output: EncoderOutput, batch: Batch, ctx: StepContext) -> tuple[LossOutput, Tensor]:
         """The objective on one layer's vectors, and the projected vectors (B, V, D') of all processes."""
-        vectors = (output.projected, output.embedding)
-        projected, embedding = (ctx.gather(v.view(-1, batch.views, v.shape[-1])) for v in vectors)  # (B, V, D'), D
-        found: LossOutput = self.term(Views.split(projected, embedding, batch.num_positives), batch, ctx)
-        return found, projected
-
-
-def layer_weight(weighting: LayerWeighting, layer: int) -> float:
-    """w(l)."""
-    return {"uniform": 1.0, "linear": 1 / (1 + layer), "log": 1 / (1 + math.log(1 + layer))}[weighting]
+        views = views_of(output, batch, ctx)
+        return self.term(views, batch, ctx), views.projected
 
 
 def channel_divergence(teacher: Tensor, student: Tensor, temperature: float, weight: Tensor) -> Tensor:

@@ -64,7 +64,10 @@ class AnglE(Objective):
         if views.positive.shape[1] != 1:
             raise ValueError(f"AnglE needs one positive per row; got {views.positive.shape[1]}")
         triplets = views.negative.shape[1] > 0
-        x, y, score, weight = _split(views, batch) if triplets else _scored(views, batch)
+        if triplets:
+            x, y, score, weight = _split(views, batch)
+        else:
+            x, y, score, weight = views.anchor, views.positive[:, 0], batch.require_score("AnglE"), batch.weight
         values = {
             "angle": (self.angle_weight, angle(x, y) / self.angle_temperature),
             "cosine": (self.cosine_weight, paired_cosine(x, y) / self.cosine_temperature),
@@ -93,11 +96,6 @@ def angle(x: Tensor, y: Tensor) -> Tensor:
         u, v = (normalize(F.pad(t, (0, t.shape[1] % 2))) for t in (x, y))  # (n, D or D + 1)
         (a, b), (c, d) = u.chunk(2, 1), v.chunk(2, 1)
         return ((u * v).sum(1) + (b * c - a * d).sum(1)).abs()
-
-
-def _scored(views: Views, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Both texts (B, D'), score (B,) and weight (B,) of the pairs."""
-    return views.anchor, views.positive[:, 0], batch.require_score("AnglE"), batch.weight
 
 
 def _split(views: Views, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

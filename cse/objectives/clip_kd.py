@@ -10,21 +10,20 @@ from torch import Tensor, nn
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import Count, Positive, UserError
-from cse.interfaces import Objective, StepContext, Teacher
+from cse.interfaces import StepContext
 from cse.objectives.feature_distillation import projected, projection
 from cse.objectives.parts.candidates import in_batch, swapped
 from cse.objectives.parts.functional import contrast, cosine_matrix, kl_rows, normalize, weighted_mean
-from cse.objectives.parts.taught import teacher_vectors
+from cse.objectives.parts.taught import Taught, teacher_vectors
 
 
-class ClipKD(Objective):
+class ClipKD(Taught):
     """Symmetric InfoNCE of a student, with three terms that draw it to a teacher.
 
-        L   = task InfoNCE(u, v) + fd FD + ckd CKD + icl ICL + cross_kd X
+        L   = task InfoNCE(u, v) + fd FD + ckd CKD + icl ICL
         FD  = MSE(W u, t_u) + MSE(W' v, t_v)
         CKD = ( KL(softmax(T) || softmax(S)) + KL(softmax(T^T) || softmax(S^T)) ) / 2
         ICL = ( CE(W u . t_v / t_x) + CE(W' v . t_u / t_x) ) / 2
-        X   = ( KL(softmax(T) || softmax(W u . t_v / t_x)) + KL(softmax(T^T) || softmax(W' v . t_u / t_x)) ) / 2
 
     u and v are the student's vectors of anchor and positive, t_u and t_v the teacher's of the same texts, all of unit
     length, also after the projections W; S and T are the B x B cosines of student and teacher over their temperatures.
@@ -43,7 +42,6 @@ class ClipKD(Objective):
         fd: Weight of FD, >= 0 (paper: 2000, since unit vectors of D numbers differ by squares of about 1/D).
         ckd: Weight of CKD, >= 0 (paper: 1).
         icl: Weight of ICL, >= 0 (paper: 1).
-        cross_kd: Weight of X, >= 0, an option of the authors' program.
 
     Raises:
         UserError: All weights are 0.
@@ -60,7 +58,6 @@ class ClipKD(Objective):
 
     weighs_rows = True
 
-    teacher: Teacher | None = None
     dim: Count | None = None
     temperature: Positive = 0.07
     teacher_temperature: Positive = 0.05
@@ -69,18 +66,15 @@ class ClipKD(Objective):
     fd: Annotated[float, "in [0, inf)"] = 2000.0
     ckd: Annotated[float, "in [0, inf)"] = 1.0
     icl: Annotated[float, "in [0, inf)"] = 1.0
-    cross_kd: Annotated[float, "in [0, inf)"] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.task + self.fd + self.ckd + self.icl + self.cross_kd:
+        if not self.task + self.fd + self.ckd + self.icl:
             raise UserError("objective: all weights are 0, so nothing is learned\nfix: give one above 0")
-        if self.teacher is None:
-            self.requires = frozenset({"teacher"})
 
     def setup(self, encoder: Encoder) -> None:
         super().setup(encoder)
-        projects = self.fd or self.icl or self.cross_kd
+        projects = self.fd or self.icl
         self.projections = nn.ModuleList(
             projection(self.teacher, self.dim, encoder) if projects else nn.Identity() for _ in range(2)
         )
@@ -96,20 +90,19 @@ class ClipKD(Objective):
         pairs = [in_batch(*side) for side in sides]  # (B, N) and (B, B)
         own = torch.eye(len(embedding), device=embedding.device)  # (B, B)
         taught = cosine_matrix(vectors[:, 0], vectors[:, 1]) / self.teacher_temperature  # (B, B)
-        terms: dict[str, list[Tensor]] = {name: [] for name in ("task", "fd", "ckd", "icl", "cross_kd")}
+        terms: dict[str, list[Tensor]] = {name: [] for name in ("task", "fd", "ckd", "icl")}
         for i, (side, relation) in enumerate(zip(pairs, (taught, taught.T), strict=True)):
             logits, mask = side.similarity / self.temperature, side.mask  # (B, N)
             terms["task"].append(contrast(logits, side.positive, mask=mask, weight=batch.weight).loss)
             relations = kl_rows(logits[:, : len(own)], relation)  # (B,)
             terms["ckd"].append(weighted_mean(relations, batch.weight))
-            if self.fd or self.icl or self.cross_kd:
+            if self.fd or self.icl:
                 student = projected(self.projections[i], embedding[:, i], vectors[:, i], "ClipKD")  # (B, Dt)
                 error = (normalize(student) - normalize(vectors[:, i])).square().mean(1)  # (B,)
                 terms["fd"].append(2 * weighted_mean(error, batch.weight))
                 cross = cosine_matrix(student, vectors[:, 1 - i]) / self.cross_temperature  # (B, B)
                 square = None if mask is None else mask[:, : len(own)]
                 terms["icl"].append(contrast(cross, own, mask=square, weight=batch.weight).loss)
-                terms["cross_kd"].append(weighted_mean(kl_rows(cross, relation), batch.weight))
         means = {name: torch.stack(found).mean() for name, found in terms.items() if found}
         weights = {name: float(getattr(self, name)) for name in means}
         loss = torch.stack([weights[name] * value for name, value in means.items() if weights[name]]).sum()

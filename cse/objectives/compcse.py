@@ -22,8 +22,7 @@ class CompCSE(Objective):
 
     h are the embeddings that the encoder exports, and g is its head, which serves training only. Vectors are composed
     before the head and cut after it; a checkpoint encodes whole texts at full width. A row has three texts: the whole
-    and its two parts, as `cse.data.Halves` makes them of one text. The batch's loss is the mean over rows, weighted if
-    they have weights (`Batch.weight`).
+    and its two parts, as `cse.data.Halves` makes them of one text.
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.05).

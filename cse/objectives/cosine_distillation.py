@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import Count
-from cse.interfaces import Objective, StepContext, Teacher
+from cse.interfaces import StepContext
 from cse.objectives.feature_distillation import over_texts, projected, projection
 from cse.objectives.parts.functional import normalize
-from cse.objectives.parts.taught import teacher_vectors
+from cse.objectives.parts.taught import Taught, teacher_vectors
 
 
-class CosineDistillation(Objective):
+class CosineDistillation(Taught):
     """One minus the cosine of a student's vector, in the teacher's space, with the teacher's.
 
         L = 1/(B V) sum_iv ( 1 - cos( W u_iv / |u_iv| + b, t_iv ) )
@@ -43,13 +43,7 @@ class CosineDistillation(Objective):
     contrasts = False
     weighs_rows = True
 
-    teacher: Teacher | None = None
     dim: Count | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.teacher is None:
-            self.requires = frozenset({"teacher"})
 
     def setup(self, encoder: Encoder) -> None:
         super().setup(encoder)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, Views, can_read
-from cse.interfaces import Objective, StepContext, Teacher
+from cse.interfaces import StepContext
 from cse.objectives.parts.functional import weighted_mean
-from cse.objectives.parts.taught import student_scores, teacher_scores
+from cse.objectives.parts.taught import Taught, student_scores, teacher_scores
 
 ROUNDING = 1e-3  # by which a teacher's cosine may exceed 1
 
 
-class CosineMSE(Objective):
+class CosineMSE(Taught):
     """Regression of the cosines of a row's texts on those of a teacher.
 
         L = mean_ik ( cos(u_i, v_ik) - t_ik )^2
@@ -31,13 +31,6 @@ class CosineMSE(Objective):
 
     contrasts = False
     weighs_rows = True
-
-    teacher: Teacher | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.teacher is None:
-            self.requires = frozenset({"teacher"})
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         cosine = student_scores(views, batch, "cosine", "CosineMSE")  # (B, P + K)

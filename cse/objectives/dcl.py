@@ -19,8 +19,7 @@ class DCL(Objective):
 
     The paper's L_DC: every view is an anchor, p the other view of its row, and k runs over all views of other rows. In
     NT-Xent, a positive that is already near scales down the gradient of all negatives, and the more so the smaller the
-    batch. With several positives the loss of a view is the mean over them. The batch's loss is the mean over views,
-    weighted if rows have weights (`Batch.weight`).
+    batch. With several positives the loss of a view is the mean over them.
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.1).

@@ -40,9 +40,6 @@ class DiffCSE(Objective):
             distilbert-base-uncased for BERT, distilroberta-base for RoBERTa). None: the backbone itself.
         temperature: Temperature of the contrast, > 0 (paper: 0.05).
         rtd_weight: lambda, >= 0 (paper: 0.005 for STS, 0.05 for transfer tasks).
-        generation: `argmax` takes the generator's most probable token (authors' program), `sample` draws one (paper).
-        positions: The generator's token is put at `all` positions (authors' program), or only at the positions that
-            were `masked` (paper).
         padding: The mean over T has padding `counted`, as never replaced (authors' program), or `excluded`.
         generator_dropout: Leave the generator's dropout on. Without it, the tokens depend on the masked text alone.
 
@@ -51,10 +48,12 @@ class DiffCSE(Objective):
             can replace.
 
     Deviations:
-        The authors' program never puts the generator in evaluation mode, so that its argmax is stochastic; that is
-        `generator_dropout=True`. Batch norm takes its statistics over the batch of all processes, not of each, and
-        keeps no running ones. Without its option --batchnorm their projector is SimCSE's Linear and tanh, which is left
-        out. Padding is id 0 in the discriminator's text, as in theirs; in RoBERTa this is <s>.
+        The generator's most probable token is put at all positions, as in the authors' program; the paper draws one at
+        each position that was masked. The authors' program never puts the generator in evaluation mode, so that its
+        argmax is stochastic; that is `generator_dropout=True`. Batch norm takes its statistics over the batch of all
+        processes, not of each, and keeps no running ones. Without its option --batchnorm their projector is SimCSE's
+        Linear and tanh, which is left out. Padding is id 0 in the discriminator's text, as in theirs; in RoBERTa this
+        is <s>.
 
     Source: voidism/DiffCSE, diffcse/models.py:35-50, 175-187, 257-273.
     """
@@ -65,15 +64,8 @@ class DiffCSE(Objective):
     generator: str | None = None
     temperature: Positive = 0.05
     rtd_weight: NotNegative = 0.005
-    generation: Literal["argmax", "sample"] = "argmax"
-    positions: Literal["all", "masked"] = "all"
     padding: Literal["counted", "excluded"] = "counted"
     generator_dropout: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.positions == "masked":
-            self.requires = frozenset({"masked_ids", "mlm_labels"})
 
     def setup(self, encoder: Encoder) -> None:
         self.discriminator = Discriminator(encoder)
@@ -98,7 +90,7 @@ class DiffCSE(Objective):
             placed(t.flatten(0, 1), projected.device) for t in (batch.input_ids, batch.attention_mask)
         )  # (n, L) of this process
         length = ctx.all_max(ids.shape[1])  # padding counts, so every process must pad to one length
-        edited = self.edited(batch, ctx, len(projected), length) * mask
+        edited = self.edited(batch, ctx) * mask
         replaced = ((edited != ids) & (mask == 1)).long()
         edited, mask, replaced = (F.pad(t, (0, length - ids.shape[1])) for t in (edited, mask, replaced))
 
@@ -119,23 +111,13 @@ class DiffCSE(Objective):
         changed = ctx.all_sum((replaced * mask).sum().float())
         return rtd, {"rtd": rtd.detach(), "rtd_accuracy": right / tokens, "replaced": changed / tokens}
 
-    def edited(self, batch: Batch, ctx: StepContext, size: int, length: int) -> Tensor:
-        """(n, L) x'': this process's texts with the generator's tokens; the first token is never replaced.
-
-        `size` is B and `length` the largest L, both over all processes.
-        """
-        device, mask = ctx.encoder.device, batch.attention_mask.flatten(0, 1)
+    def edited(self, batch: Batch, ctx: StepContext) -> Tensor:
+        """(n, L) x'': this process's texts with the generator's tokens; the first token is never replaced."""
         ids, masked = (
-            placed(t.flatten(0, 1), device) for t in (batch.input_ids, batch.require("masked_ids", "DiffCSE"))
+            placed(t.flatten(0, 1), ctx.encoder.device)
+            for t in (batch.input_ids, batch.require("masked_ids", "DiffCSE"))
         )
-        chance = None
-        if self.generation == "sample":  # the same draw for a token on one process and on many
-            drawn = torch.rand(size, batch.views, length, generator=ctx.generator)[ctx.local_rows]
-            chance = placed(drawn.flatten(0, 1)[:, : ids.shape[1]], device)
-        filled = self.masked_lm(masked, mask, chance)
-        if self.positions == "masked":
-            chosen = placed(batch.require("mlm_labels", "DiffCSE").flatten(0, 1) != -100, device)
-            filled = torch.where(chosen, filled, ids)
+        filled = self.masked_lm(masked, batch.attention_mask.flatten(0, 1))
         return torch.cat([ids[:, :1], filled[:, 1:]], 1)
 
 

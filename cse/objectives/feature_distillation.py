@@ -8,12 +8,12 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.heads import in_float32
 from cse.encoder.model import Encoder
 from cse.errors import Count
-from cse.interfaces import Objective, StepContext, Teacher
+from cse.interfaces import StepContext, Teacher
 from cse.objectives.parts.functional import normalize, weighted_mean
-from cse.objectives.parts.taught import teacher_vectors
+from cse.objectives.parts.taught import Taught, teacher_vectors
 
 
-class FeatureDistillation(Objective):
+class FeatureDistillation(Taught):
     """Mean squared error between the vectors of a student and of a teacher.
 
         L = 1/(B V Dt) sum_iv | W u_iv - t_iv |^2
@@ -43,14 +43,8 @@ class FeatureDistillation(Objective):
     contrasts = False
     weighs_rows = True
 
-    teacher: Teacher | None = None
     dim: Count | None = None
     unit: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.teacher is None:
-            self.requires = frozenset({"teacher"})
 
     def setup(self, encoder: Encoder) -> None:
         super().setup(encoder)

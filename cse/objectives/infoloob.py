@@ -9,9 +9,8 @@ from cse.batch import Batch, LossOutput, Views
 from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.blocks import by_rows
-from cse.objectives.parts.candidates import by_anchor, swapped
-from cse.objectives.parts.functional import Contrast, contrast, normalize
-from cse.objectives.parts.layouts import InBatch
+from cse.objectives.parts.candidates import info_nce, swapped
+from cse.objectives.parts.functional import normalize
 
 
 class InfoLOOB(Objective):
@@ -51,18 +50,10 @@ class InfoLOOB(Objective):
 
     def _direction(self, views: Views, batch: Batch) -> Tensor:
         """The mean loss times t, from the views' anchors to their positives."""
-
-        def loss(pairs: InBatch) -> Contrast:
-            logits = pairs.similarity / self.temperature  # (A, N)
-            return contrast(logits, pairs.positive, mask=pairs.mask, weight=pairs.weight, denominator="none")
-
-        return self.temperature * by_anchor(self._retrieved(views), batch, loss).loss
-
-    def _retrieved(self, views: Views) -> Views:
-        if self.hopfield_beta is None:
-            return views
-        memory, beta = normalize(views.anchor), self.hopfield_beta  # (B, D')
-        return views.mapped(lambda queries: _retrieve(queries, memory, beta))
+        if (beta := self.hopfield_beta) is not None:
+            memory = normalize(views.anchor)  # (B, D')
+            views = views.mapped(lambda queries: _retrieve(queries, memory, beta))
+        return self.temperature * info_nce(views, batch, self.temperature, denominator="none").loss
 
 
 def _retrieve(query: Tensor, memory: Tensor, beta: float) -> Tensor:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import Positive
-from cse.interfaces import Objective, StepContext, Teacher
+from cse.interfaces import StepContext
 from cse.objectives.parts.functional import kl_rows, weighted_mean
-from cse.objectives.parts.taught import DOT, Similarity, student_scores, teacher_scores
+from cse.objectives.parts.taught import DOT, Similarity, Taught, student_scores, teacher_scores
 
 
-class ListwiseKL(Objective):
+class ListwiseKL(Taught):
     """Kullback-Leibler divergence of a student's softmax over the texts of a row from that of a teacher.
 
         L = T_s^2 mean_i KL( softmax(t_i / T_t) || softmax(s_i / T_s) )
@@ -34,15 +34,12 @@ class ListwiseKL(Objective):
     contrasts = False
     weighs_rows = True
 
-    teacher: Teacher | None = None
     compare: Similarity = "dot"
     student_temperature: Positive = 1.0
     teacher_temperature: Positive = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.teacher is None:
-            self.requires = frozenset({"teacher"})
         self.note = DOT if self.compare == "dot" else ""
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from cse.batch import Batch, LossOutput, Views
-from cse.interfaces import Objective, StepContext, Teacher
+from cse.interfaces import StepContext
 from cse.objectives.parts.functional import weighted_mean
-from cse.objectives.parts.taught import DOT, Similarity, student_scores, teacher_scores
+from cse.objectives.parts.taught import DOT, Similarity, Taught, student_scores, teacher_scores
 
 
-class MarginMSE(Objective):
+class MarginMSE(Taught):
     """Regression of the margin between a positive and a hard negative on the margin that a teacher gives them.
 
         L = mean_ik ( ( s(q_i, p_i) - s(q_i, n_ik) ) - ( t(q_i, p_i) - t(q_i, n_ik) ) )^2
@@ -32,13 +32,10 @@ class MarginMSE(Objective):
     contrasts = False
     weighs_rows = True
 
-    teacher: Teacher | None = None
     compare: Similarity = "dot"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.teacher is None:
-            self.requires = frozenset({"teacher"})
         self.note = DOT if self.compare == "dot" else ""
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:

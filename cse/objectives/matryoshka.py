@@ -9,7 +9,7 @@ import torch
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.encoder.vectors import check_widths, halves
-from cse.errors import UserError, require_at_least
+from cse.errors import Count, UserError, require_at_least
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.functional import normalize
 from cse.objectives.parts.wrapper import Wrapper
@@ -39,22 +39,16 @@ class Matryoshka(Wrapper):
 
     changes_vectors = True
 
-    def __init__(
-        self,
-        *,
-        term: Objective,
-        dimensions: list[int] | None = None,
-        weights: list[float] | None = None,
-        dimensions_per_step: int | None = None,
-    ) -> None:
-        super().__init__(term)
-        require_at_least(1, "objective", dimensions_per_step=dimensions_per_step)
-        if dimensions is not None:
-            check_widths(dimensions, option="objective.dimensions")
-        if weights is not None:
-            require_at_least(0, "objective", **{f"weights[{i}]": weight for i, weight in enumerate(weights)})
-        self.term, self.dimensions, self.weights = term, dimensions, weights
-        self.dimensions_per_step = dimensions_per_step
+    term: Objective
+    dimensions: list[int] | None = None
+    weights: list[float] | None = None
+    dimensions_per_step: Count | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dimensions is not None:
+            check_widths(self.dimensions, option="objective.dimensions")
+        require_at_least(0, "objective", **{f"weights[{i}]": weight for i, weight in enumerate(self.weights or ())})
         self._check_weights()
 
     def setup(self, encoder: Encoder) -> None:

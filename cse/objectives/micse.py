@@ -15,6 +15,7 @@ from cse.errors import NotNegative, Positive, UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import info_nce
 from cse.objectives.parts.functional import paired_cosine, ratio
+from cse.objectives.parts.layouts import views_of
 
 
 class MiCSE(Objective):
@@ -82,11 +83,7 @@ class MiCSE(Objective):
         states = ctx.encoder.states(ids.flatten(0, 1), mask.flatten(0, 1), attentions=True)
         mask = placed(mask, states.attentions[-1].device)
         output = ctx.encoder.pooled(states, mask.flatten(0, 1))
-        projected, embedding = (
-            ctx.gather(v.view(-1, batch.views, v.shape[-1])) for v in (output.projected, output.embedding)
-        )  # (B, V, D'), (B, V, D)
-        pairs = Views.split(projected, embedding, batch.num_positives)
-        contrastive = info_nce(pairs, batch, self.temperature)
+        contrastive = info_nce(views_of(output, batch, ctx), batch, self.temperature)
         attention = torch.stack(list(states.attentions[self.layers]), 1)  # (b V, M, heads, L, L)
         both = attention.view(*mask.shape[:2], *attention.shape[1:])[:, :2]  # (b, 2, M, heads, L, L)
         information, share = self.information(both, mask[:, :2], batch, ctx)

@@ -35,8 +35,7 @@ class Momentum(Objective):
     gradient: those of the anchors or, if c are keys, those of the positives. The defaults are ESimCSE's
     (arXiv:2109.04380, section 3.2), whose positive is the text with words repeated. MoCoSE (arXiv:2202.13093) has
     `candidates: keys`, `key_head: average`, `schedule: cosine` and `asymmetric: true`. The dual view (arXiv:2501.16360)
-    has `dual_view: true` and `hardest`. The batch's loss is the mean over rows, weighted if the rows have weights
-    (`Batch.weight`).
+    has `dual_view: true` and `hardest`.
 
     Args:
         temperature: t, dimensionless, > 0 (all three: 0.05).
@@ -127,11 +126,12 @@ class Momentum(Objective):
     def loss(self, query: Tensor, candidate: Tensor, batch: Batch) -> LossOutput:
         """The loss, given each view's vector as an anchor and as a candidate, both (B, V, D')."""
         positives = batch.num_positives
-        there = self._contrast(Views.split(torch.cat([query[:, :1], candidate[:, 1:]], 1), query, positives), batch)
+        rows = Views.split(torch.cat([query[:, :1], candidate[:, 1:]], 1), query, positives)
+        there = by_anchor(rows, batch, self._rows)
         loss = there.loss
         if self.dual_view:
             back = Views.split(torch.cat([candidate[:, :1], query[:, 1:]], 1), query, positives)
-            loss = loss + self._contrast(*swapped(back, batch)).loss
+            loss = loss + by_anchor(*swapped(back, batch), self._rows).loss
         return LossOutput(loss, {"skipped": there.skipped.float(), "queue": self.queue.filled.float()})
 
     def after_step(self, ctx: StepContext) -> None:
@@ -155,11 +155,8 @@ class Momentum(Objective):
             keys = self.key_projection(self.copy.encoder.head(vectors))
         return keys
 
-    def _contrast(self, views: Views, batch: Batch) -> Contrast:
-        """Each anchor against the candidates of the batch, then those of the queue."""
-        return by_anchor(views, batch, self._rows)
-
     def _rows(self, pairs: InBatch) -> Contrast:
+        """Each anchor against the candidates of the batch, then those of the queue."""
         if self.hardest is not None:
             own = pairs.positive + pairs.own_negative > 0  # (A, N)
             pairs = pairs._replace(mask=own if pairs.mask is None else own & pairs.mask)

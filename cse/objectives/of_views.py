@@ -33,11 +33,13 @@ class OfViews(Wrapper):
 
     needs_vectors = False
 
-    def __init__(self, *, term: Objective, views: Sequence[int]) -> None:
-        if not views or min(views) < 0 or len(set(views)) < len(views):
-            raise UserError(f"objective.views is {list(views)}\nfix: name views once each, counted from 0")
-        super().__init__(term)
-        self.term, self.views = term, tuple(views)
+    term: Objective
+    views: Sequence[int]
+
+    def __post_init__(self) -> None:
+        if not self.views or min(self.views) < 0 or len(set(self.views)) < len(self.views):
+            raise UserError(f"objective.views is {list(self.views)}\nfix: name views once each, counted from 0")
+        super().__post_init__()
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         if max(self.views) >= batch.views:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
-from cse.errors import require_at_least
+from cse.errors import NotNegative
 from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.functional import normalize
 from cse.objectives.parts.wrapper import Wrapper
@@ -41,10 +41,9 @@ class Quantized(Wrapper):
 
     changes_vectors = True
 
-    def __init__(self, *, term: Objective, kind: Literal["binary", "int8"] = "binary", weight: float = 1.0) -> None:
-        super().__init__(term)
-        require_at_least(0, "objective", weight=weight)
-        self.term, self.kind, self.weight = term, kind, weight
+    term: Objective
+    kind: Literal["binary", "int8"] = "binary"
+    weight: NotNegative = 1.0
 
     def setup(self, encoder: Encoder) -> None:
         self.check_exported(encoder, "rounds the vectors")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
-from cse.errors import UserError, require_at_least, require_positive, require_within
+from cse.errors import NotNegative, Positive, Share, UserError
 from cse.interfaces import Objective, StepContext, Teacher
 from cse.objectives.parts.candidates import in_batch
 from cse.objectives.parts.functional import contrast, cosine_matrix, weighted_mean
@@ -60,31 +60,24 @@ class RankCSE(Objective):
 
     weighs_rows = True
 
-    def __init__(
-        self,
-        *,
-        teachers: list[Teacher] | None = None,
-        first_weight: float = 0.33,
-        temperature: float = 0.05,
-        teacher_temperature: float = 0.05,
-        ranking: Literal["listmle", "listnet"] = "listmle",
-        consistency_weight: float = 1.0,
-        ranking_weight: float = 1.0,
-        form: Form = "paper",
-    ) -> None:
-        super().__init__()
-        require_positive("objective", temperature=temperature, teacher_temperature=teacher_temperature)
-        require_at_least(0, "objective", consistency_weight=consistency_weight, ranking_weight=ranking_weight)
-        require_within("[0, 1]", "objective", first_weight=first_weight)
-        if teachers is not None and len(teachers) not in (1, 2):
+    teachers: list[Teacher] | None = None
+    first_weight: Share = 0.33
+    temperature: Positive = 0.05
+    teacher_temperature: Positive = 0.05
+    ranking: Literal["listmle", "listnet"] = "listmle"
+    consistency_weight: NotNegative = 1.0
+    ranking_weight: NotNegative = 1.0
+    form: Form = "paper"
+
+    def __post_init__(self) -> None:
+        teachers = self.teachers or []
+        if self.teachers is not None and len(teachers) not in (1, 2):
             raise UserError(f"objective.teachers has {len(teachers)} teachers\nfix: give one or two, or leave it out")
-        self.teachers = nn.ModuleList(teachers or [])
-        self.requires = frozenset().union(*(teacher.requires for teacher in teachers or []))
-        self.first_weight, self.temperature, self.teacher_temperature = first_weight, temperature, teacher_temperature
-        self.ranking, self.form = ranking, form
-        self.consistency_weight, self.ranking_weight = consistency_weight, ranking_weight
+        self.teachers = nn.ModuleList(teachers)  # type: ignore[assignment]
+        super().__post_init__()
 
     def setup(self, encoder: Encoder) -> None:
+        assert self.teachers is not None  # `__post_init__` made a list
         if not self.teachers:
             self.teachers.append(FrozenViewEncoder(source=encoder.source, pooler=encoder.pooler))
         super().setup(encoder)
@@ -92,7 +85,7 @@ class RankCSE(Objective):
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         if views.positive.shape[1] != 1:
             raise ValueError(f"RankCSE needs one positive per row; got {views.positive.shape[1]}")
-        vectors = [teacher.embed(batch, ctx) for teacher in self._each()]  # (B, V, Dt) each
+        vectors = [teacher.embed(batch, ctx) for teacher in self.teachers or ()]  # (B, V, Dt) each
         cosines = [cosine_matrix(v[:, 0], v[:, 1]) for v in vectors]  # (B, B) each
         judged = cosines[0]
         if len(cosines) == 2:
@@ -117,9 +110,6 @@ class RankCSE(Objective):
         parts = {"contrast": nce.loss, "consistency": consistency, "ranking": ranked}
         total = nce.loss + self.consistency_weight * consistency + self.ranking_weight * ranked
         return LossOutput(total, {name: part.detach() for name, part in parts.items()})
-
-    def _each(self) -> list[Teacher]:
-        return [teacher for teacher in self.teachers if isinstance(teacher, Teacher)]
 
 
 def divergence(logits: Tensor, other: Tensor, present: Tensor, form: Form = "paper") -> Tensor:

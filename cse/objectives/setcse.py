@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import all_pairs, by_view
-from cse.objectives.parts.functional import Contrast, contrast
-from cse.objectives.parts.layouts import AllPairs
+from cse.objectives.parts.candidates import all_pairs
+from cse.objectives.supcon import SupCon
 
 
 class SetCSE(Objective):
@@ -47,26 +45,19 @@ class SetCSE(Objective):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.weighs_rows = self.form == "supcon"
+        self.supcon = SupCon(temperature=self.temperature)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         label = batch.require("label", type(self).__name__)  # (B,)
-        if self.form == "inter_set":
-            return LossOutput(self._inter_set(all_pairs(views, batch, single=True), label))
-
-        def loss(pairs: AllPairs) -> Contrast:
-            return contrast(
-                pairs.similarity / self.temperature, pairs.same(label), mask=pairs.mask, weight=pairs.weight
-            )
-
-        result = by_view(views, batch, loss, single=True)
-        return LossOutput(result.loss, {"skipped": result.skipped.float()})
-
-    def _inter_set(self, pairs: AllPairs, label: Tensor) -> Tensor:
-        """() the sum over sets of the logarithm of the sum over the pairs of a member with one of another set."""
+        if self.form == "supcon":
+            output: LossOutput = self.supcon(views, batch, ctx)
+            return output
+        pairs = all_pairs(views, batch, single=True)
         sets, of_row = torch.unique(label, return_inverse=True)
         if len(sets) < 2:
             raise ValueError("inter_set compares sets, and all rows have one label; use the sampler LabelBatches")
         logits = pairs.similarity / self.temperature  # (A, N)
         other = logits.masked_fill(pairs.same(label) | ~pairs.mask, -torch.inf)  # (A, N)
         of_view = pairs.per_view(of_row)  # (A,)
-        return torch.stack([torch.logsumexp(other[of_view == n].flatten(), 0) for n in range(len(sets))]).sum()
+        terms = [torch.logsumexp(other[of_view == n].flatten(), 0) for n in range(len(sets))]
+        return LossOutput(torch.stack(terms).sum())

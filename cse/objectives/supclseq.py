@@ -13,6 +13,7 @@ from cse.encoder.dropout import dropout_rate, dropouts
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_within
 from cse.interfaces import Objective, StepContext
+from cse.objectives.parts.layouts import views_of
 from cse.objectives.supcon import SupCon
 
 
@@ -60,8 +61,7 @@ class SupCLSeq(Objective):
         super().__post_init__()
         if not self.rates:
             raise UserError("objective.rates is empty, so there is a single view\nfix: give at least one dropout rate")
-        for i, rate in enumerate(self.rates):
-            require_within("[0, 1)", "objective", **{f"rates[{i}]": rate})
+        require_within("[0, 1)", "objective", **{f"rates[{i}]": rate for i, rate in enumerate(self.rates)})
         self.rates = list(self.rates)
         self.contrast = SupCon(temperature=self.temperature, base_temperature=self.base_temperature, reduce=self.reduce)
 
@@ -79,7 +79,10 @@ class SupCLSeq(Objective):
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         own = self._encode(batch, ctx)
-        passes = [own, *(self._at(rate, batch, ctx) for rate in self.rates)]  # R + 1
+        passes = [own]  # R + 1
+        for rate in self.rates:
+            with dropout_rate(ctx.encoder.backbone, rate):
+                passes.append(self._encode(batch, ctx))
         texts, count = 1 + batch.num_positives, len(passes)
         positive = torch.cat([torch.cat([v.anchor[:, None], v.positive], 1) for v in passes], 1)  # (B, (R+1)(1+P), D')
         negative = torch.cat([v.negative for v in passes], 1)  # (B, (R+1) K, D')
@@ -89,14 +92,5 @@ class SupCLSeq(Objective):
         output: LossOutput = self.contrast(every, wider, ctx)
         return output
 
-    def _at(self, rate: float, batch: Batch, ctx: StepContext) -> Views:
-        """The batch's views under one dropout rate, over all processes."""
-        with dropout_rate(ctx.encoder.backbone, rate):
-            return self._encode(batch, ctx)
-
     def _encode(self, batch: Batch, ctx: StepContext) -> Views:
-        output = ctx.encoder(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1))
-        projected, embedding = (
-            ctx.gather(x.view(batch.size, batch.views, -1)) for x in (output.projected, output.embedding)
-        )  # (B, V, D'), (B, V, D)
-        return Views.split(projected, embedding, batch.num_positives)
+        return views_of(ctx.encoder(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1)), batch, ctx)

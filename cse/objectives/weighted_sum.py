@@ -32,28 +32,29 @@ class WeightedSum(Wrapper):
 
     needs_vectors = False
 
-    def __init__(
-        self,
-        *,
-        terms: list[Objective],
-        weights: list[float],
-        decays: list[float] | None = None,
-        starts: list[int] | None = None,
-    ) -> None:
-        super().__init__(*terms)
-        decays, starts = decays or [1.0] * len(terms), starts or [0] * len(terms)
-        if not len(terms) == len(weights) == len(decays) == len(starts):
+    terms: list[Objective]
+    weights: list[float]
+    decays: list[float] | None = None
+    starts: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.terms)
+        self.terms = nn.ModuleList(self.terms)  # type: ignore[assignment]
+        super().__post_init__()
+        decays, starts = self.decays or [1.0] * count, self.starts or [0] * count
+        if not count == len(self.weights) == len(decays) == len(starts):
             raise UserError(
-                f"objective.weights has {len(weights)}, decays {len(decays)} and starts {len(starts)} entries for "
-                f"{len(terms)} terms\nfix: give one entry per term"
+                f"objective.weights has {len(self.weights)}, decays {len(decays)} and starts {len(starts)} entries for "
+                f"{count} terms\nfix: give one entry per term"
             )
         for i, (decay, start) in enumerate(zip(decays, starts, strict=True)):
             require_within("(0, 1]", "objective", **{f"decays[{i}]": decay})
             require_at_least(0, "objective", **{f"starts[{i}]": start})
-        self.terms = nn.ModuleList(terms)
-        self.weights, self.decays, self.starts = weights, decays, starts
+        self.decays, self.starts = decays, starts
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
+        assert self.decays is not None  # `__post_init__` made both
+        assert self.starts is not None
         outputs: list[LossOutput] = [term(views, batch, ctx) for term in self.terms]
         each = zip(self.weights, self.decays, self.starts, strict=True)
         factors = [w * d ** (ctx.step / 100) * (ctx.step >= start) for w, d, start in each]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,8 +18,6 @@ from cse.interfaces import Objective, StepContext
 from cse.objectives.parts.candidates import by_anchor
 from cse.objectives.parts.functional import Contrast, contrast, of_present
 from cse.objectives.parts.layouts import InBatch
-
-Covariance = Literal["detached", "differentiable"]
 
 
 class WhitenedCSE(Objective):
@@ -42,7 +40,6 @@ class WhitenedCSE(Objective):
         shuffle: `per_view`: each view is whitened over the batch, in an order of its own (the paper). `contiguous`: the
             B V rows in sentence order are cut into V blocks of B, each whitened in an order of its own, so that the
             views of a sentence share one order (the authors' program, shuffled_group_whitening.py:24-77).
-        covariance: `detached` as in the authors' program (line 113 there), or `differentiable`.
 
     Raises:
         ValueError: The group size does not divide the embedding, or the batch is not larger than a group.
@@ -61,7 +58,6 @@ class WhitenedCSE(Objective):
     temperature: Positive = 0.05
     group_size: Count | None = 8
     shuffle: Literal["per_view", "contiguous"] = "per_view"
-    covariance: Covariance = "detached"
 
     def setup(self, encoder: Encoder) -> None:
         if self.group_size is None:
@@ -91,7 +87,7 @@ class WhitenedCSE(Objective):
         orders = [placed(torch.randperm(channels, generator=generator), rows.device) for _ in range(count)]
         white = [
             of_present(
-                partial(group_whiten, group_size=self.group_size, permutation=order, covariance=self.covariance),
+                partial(group_whiten, group_size=self.group_size, permutation=order),
                 block,
                 some,
             )
@@ -112,21 +108,19 @@ def _each_positive(views: Views) -> list[Tensor]:
     return [torch.cat([which == p, shared]) for p in range(positives)]
 
 
-def group_whiten(
-    x: Tensor, group_size: int, *, permutation: Tensor | None = None, covariance: Covariance = "detached"
-) -> Tensor:
+def group_whiten(x: Tensor, group_size: int, *, permutation: Tensor | None = None) -> Tensor:
     """ZCA-whiten the rows of x (n, D) within each group of `group_size` channels: (n, D), float32 at least.
 
         y_g = (x_g - mean) S_g^{-1/2},    S_g = (x_g - mean)^T (x_g - mean) / n
 
-    Group whitening (Huang et al., CVPR 2021, arXiv:2009.13333); one group is plain ZCA whitening. A
-    direction without variance (a constant or repeated channel) cannot be scaled to 1 and is mapped to 0.
+    Group whitening (Huang et al., CVPR 2021, arXiv:2009.13333); one group is plain ZCA whitening. S is a constant, as
+    in the authors' program (line 113 there): the gradient passes through x - mean alone. A direction without variance
+    (a constant or repeated channel) cannot be scaled to 1 and is mapped to 0.
 
     Args:
         x: n rows, more than `group_size`: fewer cannot have a covariance of full rank.
         group_size: Channels in a group; it divides D.
         permutation: (D,) the order in which channels are put before adjacent ones are grouped; undone afterwards.
-        covariance: Whether the gradient passes through S as well, or through x - mean alone.
 
     Raises:
         ValueError: The group size does not divide D, or there are too few rows.
@@ -141,42 +135,18 @@ def group_whiten(
         shuffled = x if permutation is None else x[:, permutation]
         groups = shuffled.reshape(rows, -1, group_size).transpose(0, 1)  # (G, n, d)
         centered = groups - groups.mean(1, keepdim=True)
-        matrix = centered.mT @ centered / rows  # (G, d, d)
-        square = groups.detach().square().mean((1, 2))  # (G,)
-        rounding = (32 * torch.finfo(x.dtype).eps) ** 2 * square  # the variance that rounding gives to a constant
-        root = inverse_sqrt(matrix.detach() if covariance == "detached" else matrix, rounding)
+        root = _inverse_sqrt(groups.detach(), centered.detach())  # (G, d, d)
         white: Tensor = (centered @ root).transpose(0, 1).reshape(rows, channels)
         return white if permutation is None else white[:, permutation.argsort()]
 
 
-def inverse_sqrt(matrix: Tensor, floor: Tensor) -> Tensor:
-    """S^{-1/2} of symmetric non-negative matrices (G, d, d).
-
-    Eigenvalues up to rounding or `floor` (G,) count as 0, and their directions are mapped to 0. Differentiable
-    everywhere, in closed form (Daleckii and Krein): with S = U diag(l) U^T and f = l^{-1/2},
-
-        dF = U ( K * U^T dS U ) U^T,    K_ij = (f_i - f_j) / (l_i - l_j) = - f_i^2 f_j^2 / (f_i + f_j)
-
-    in which the last form has no pole where eigenvalues coincide, unlike the derivative of the eigenvectors.
-    """
-    root: Tensor = _InverseSqrt.apply(matrix, floor)  # type: ignore[no-untyped-call, unused-ignore]
+def _inverse_sqrt(groups: Tensor, centered: Tensor) -> Tensor:
+    """S^{-1/2} (G, d, d) of groups (G, n, d); directions whose variance is that of rounding are mapped to 0."""
+    epsilon = torch.finfo(groups.dtype).eps
+    values, vectors = torch.linalg.eigh(centered.mT @ centered / groups.shape[1])  # (G, d) ascending, (G, d, d)
+    floor = (32 * epsilon) ** 2 * groups.square().mean((1, 2))  # (G,) the variance that rounding gives to a constant
+    rounding = groups.shape[-1] * epsilon * values[:, -1]
+    kept = values > torch.maximum(rounding, floor)[:, None]
+    f = torch.where(kept, values, torch.ones_like(values)).rsqrt() * kept
+    root: Tensor = (vectors * f[:, None]) @ vectors.mT
     return root
-
-
-class _InverseSqrt(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, matrix: Tensor, floor: Tensor) -> Tensor:
-        values, vectors = torch.linalg.eigh(matrix)  # (G, d) ascending, (G, d, d)
-        rounding = matrix.shape[-1] * torch.finfo(matrix.dtype).eps * values[:, -1]
-        kept = values > torch.maximum(rounding, floor)[:, None]
-        f = torch.where(kept, values, torch.ones_like(values)).rsqrt() * kept
-        ctx.save_for_backward(f, vectors)
-        root: Tensor = (vectors * f[:, None]) @ vectors.mT
-        return root
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        f, vectors = ctx.saved_tensors
-        product, total = f[:, :, None] * f[:, None, :], f[:, :, None] + f[:, None, :]
-        slope = -(product**2) / total.clamp_min(torch.finfo(f.dtype).tiny)
-        return vectors @ (slope * (vectors.mT @ grads[0] @ vectors)) @ vectors.mT, None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +55,7 @@ def read(words: Sequence[str]) -> Options:
         if not equals or (word == "--trusted-modules" and not value):
             raise UserError(f"{word} needs a value\nfix: {word} {what}")
         if word == "--trusted-modules":
-            trusted += (modules := _listed(value))
+            trusted += (modules := listed(value))
             if absent := [module for module in modules if not is_installed(module)]:
                 raise UserError(
                     f"{word} is {absent[0]}, and there is no such module\nfix: name one that can be imported"
@@ -134,12 +133,8 @@ def modules_named(value: Any) -> set[str]:
     return {name.rpartition(".")[0] for name in _class_paths(value)}
 
 
-def modules_of_environment() -> list[str]:
-    """The modules that CSE_TRUSTED_MODULES names."""
-    return _listed(os.environ.get("CSE_TRUSTED_MODULES", ""))
-
-
-def _listed(names: str) -> list[str]:
+def listed(names: str) -> list[str]:
+    """The names in a text, between commas."""
     return [name.strip() for name in names.split(",") if name.strip()]
 
 

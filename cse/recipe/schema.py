@@ -24,7 +24,7 @@ import yaml
 
 from cse.errors import UserError
 from cse.recipe.files import Loader
-from cse.recipe.settings import FORMER, Settings
+from cse.recipe.settings import Settings
 
 COMPONENTS = ("data", "collator", "encoder", "objective", "evaluator", "sampler", "negatives")
 OPTIONAL = {"evaluator", "sampler", "negatives"}
@@ -202,7 +202,10 @@ class Schema:
         if self.modules is None or any(within.startswith(f"{each}.") for each in self.modules):
             found, known, what = _import(module, name)
         elif is_installed(module):
-            raise UserError(untrusted(path, module))
+            raise UserError(
+                f"names {path}, and reading the recipe would run the code of that module\n"
+                f"fix: read that module; if you trust it, --trusted-modules={module.partition('.')[0]}"
+            )
         else:
             found, known, what = None, [], "which cannot be imported: there is no such module"
         if isinstance(found, type) and issubclass(found, bases):
@@ -228,14 +231,6 @@ def _import(module: str, name: str) -> tuple[Any, list[type], str]:
     if not module:
         return None, known, "which is not the dotted name of a class"
     return getattr(inside, name, None), known, f"and {module} has no {name}"
-
-
-def untrusted(name: str, module: str) -> str:
-    """Say that a recipe names a class of a module that is not trusted."""
-    return (
-        f"names {name}, and reading the recipe would run the code of that module\n"
-        f"fix: read that module; if you trust it, --trusted-modules={module.partition('.')[0]}"
-    )
 
 
 def is_installed(module: str) -> bool:
@@ -400,8 +395,6 @@ def _shown(value: Any) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    if name in FORMER:
-        return FORMER[name]
     near = difflib.get_close_matches(name, known := list(known), n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]}?"

@@ -10,12 +10,6 @@ from typing import Annotated, Literal
 from cse.encoder.kinds import SavedAs
 from cse.errors import Count, NotNegative, Positive, UserError, require_ranges, require_within
 
-FORMER = {  # options that have another name now
-    "compare_initial": "use initial_weights: compare for always, ignore for never",
-    "merge_initial": "use initial_weights, with the same number",
-    "final_weights": "use initial_weights: mean for mean_with_initial",
-}
-
 
 @dataclass(kw_only=True, eq=False)
 class Settings:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import dataclass
 from itertools import chain
 from os import PathLike
 from pathlib import Path
@@ -35,102 +35,64 @@ MADE_BY = "cse teach"
 Texts = Sequence[tuple[str, ...]]
 
 
-class Judge(ABC):
+@dataclass(frozen=True, slots=True)
+class Judge:
     """A model that gives each row numbers.
 
     Attributes:
         name: The name that was given.
         gives: The kind of its numbers.
         sha256: The hash of the model.
+        width: The numbers of a row with as many texts as any has.
+        ask: The numbers of each row; those of texts that it lacks are missing at the end.
     """
 
     name: str
     gives: str
     sha256: str
-
-    @abstractmethod
-    def width(self, texts: int) -> int:
-        """The numbers of a row with this number of texts."""
-
-    @abstractmethod
-    def __call__(self, rows: Texts) -> list[NDArray[np.float32]]:
-        """The numbers of each row; those of texts that it lacks are missing at the end."""
+    width: int
+    ask: Callable[[Texts], list[NDArray[np.float32]]]
 
 
-class Logits(Judge):
+def of_cross_encoder(name: str, folder: Path, device: str, precision: Precision, texts: int) -> Judge:
     """The logits that a cross-encoder gives the anchor with each other text of its row, before any activation."""
+    model = load_cross_encoder(name, folder, option="--model", fix="give a cross-encoder, or an encoder").to(device)
+    each = int(model.num_labels)
+    if texts < 2:
+        raise UserError(
+            f"--model {name} is a cross-encoder, which reads two texts, and rows have one\n"
+            "fix: give rows of pairs or triplets, or an encoder"
+        )
+    if texts > 2 and each > 1:
+        raise UserError(
+            f"--model {name} has {each} logits of a pair, and rows have {texts} texts\n"
+            "fix: give pairs, or a reranker, which has one score"
+        )
 
-    gives = "logits"
-
-    def __init__(self, name: str, folder: Path, device: str, precision: Precision, texts: int) -> None:
-        fix = "give a cross-encoder, or an encoder"
-        self._model = load_cross_encoder(name, folder, option="--model", fix=fix).to(device)
-        self.name, self.sha256, self._precision = name, model_hash(folder), precision
-        self._each = int(self._model.num_labels)
-        if texts < 2:
-            raise UserError(
-                f"--model {name} is a cross-encoder, which reads two texts, and rows have one\n"
-                "fix: give rows of pairs or triplets, or an encoder"
-            )
-        if texts > 2 and self._each > 1:
-            raise UserError(
-                f"--model {name} has {self._each} logits of a pair, and rows have {texts} texts\n"
-                "fix: give pairs, or a reranker, which has one score"
-            )
-
-    def width(self, texts: int) -> int:
-        """The logits of all pairs of a row."""
-        return (texts - 1) * self._each
-
-    def __call__(self, rows: Texts) -> list[NDArray[np.float32]]:
-        """The logits of each row."""
+    def ask(rows: Texts) -> list[NDArray[np.float32]]:
         pairs = [(row[0], other) for row in rows for other in row[1:]]
-        device = torch.device(self._model.device)
-        with inference(self._model, self._precision, device):
+        with inference(model, precision, torch.device(model.device)):
             options = {"batch_size": BATCH, "show_progress_bar": False, "convert_to_numpy": True}
-            found = self._model.predict(pairs, activation_fn=torch.nn.Identity(), **options)
-        flat = np.asarray(found, dtype=np.float32).reshape(len(pairs), self._each)
+            found = model.predict(pairs, activation_fn=torch.nn.Identity(), **options)
+        flat = np.asarray(found, dtype=np.float32).reshape(len(pairs), each)
         ends = np.cumsum([len(row) - 1 for row in rows])[:-1]
         return [part.ravel() for part in np.split(flat, ends)]
 
-
-class Similarities(Judge):
-    """The cosines that an encoder gives the anchor with each other text of its row."""
-
-    gives = "cosines"
-
-    def __init__(self, name: str, encoder: Encoder, precision: Precision, prompt: str) -> None:
-        self.name, self.sha256, self._encoder = name, model_hash(encoder), encoder
-        self._precision, self._prompt = precision, prompt
-
-    def width(self, texts: int) -> int:
-        """The cosines of a row."""
-        return texts - 1
-
-    def __call__(self, rows: Texts) -> list[NDArray[np.float32]]:
-        """The cosines of each row."""
-        return [vectors[1:] @ vectors[0] for vectors in self.vectors(rows)]
-
-    def vectors(self, rows: Texts) -> Iterator[NDArray[np.float32]]:
-        """The unit vectors (V, D) of the texts of each row; a text is encoded once."""
-        texts = list(dict.fromkeys(chain.from_iterable(rows)))
-        place = {text: i for i, text in enumerate(texts)}
-        vectors = unit(self._encoder.encode(texts, precision=self._precision, prompt=self._prompt))
-        return (vectors[[place[text] for text in row]] for row in rows)
+    return Judge(name, "logits", model_hash(folder), (texts - 1) * each, ask)
 
 
-class Vectors(Similarities):
-    """The unit vectors that an encoder gives the texts of a row, one after the other."""
+def of_encoder(name: str, encoder: Encoder, precision: Precision, prompt: str, texts: int, *, whole: bool) -> Judge:
+    """The cosines that an encoder gives the anchor with each other text of its row; or the `whole` unit vectors."""
 
-    gives = "vectors"
+    def ask(rows: Texts) -> list[NDArray[np.float32]]:
+        every = list(dict.fromkeys(chain.from_iterable(rows)))  # a text is encoded once
+        place = {text: i for i, text in enumerate(every)}
+        vectors = unit(encoder.encode(every, precision=precision, prompt=prompt))
+        each = (vectors[[place[text] for text in row]] for row in rows)  # (V, D) of a row
+        return [own.ravel() if whole else own[1:] @ own[0] for own in each]
 
-    def width(self, texts: int) -> int:
-        """The numbers of all vectors of a row."""
-        return texts * self._encoder.dim
-
-    def __call__(self, rows: Texts) -> list[NDArray[np.float32]]:
-        """The vectors of each row."""
-        return [vectors.ravel() for vectors in self.vectors(rows)]
+    gives, width = ("vectors", texts * encoder.dim) if whole else ("cosines", texts - 1)
+    return Judge(name, gives, model_hash(encoder), width, ask)
 
 
 def teach(
@@ -211,7 +173,7 @@ def teach_rows(
             f"{data.name} has rows of unequal numbers of texts, whose vectors do not fit one column\n"
             "fix: give rows with as many negatives, or leave out --vectors"
         )
-    widths = [judge.width(widest) for judge in judges]
+    widths = [judge.width for judge in judges]
     made_from = {
         "texts": data.hash,
         "checkpoint": " ".join(judge.sha256 for judge in judges),
@@ -225,7 +187,7 @@ def teach_rows(
     with resumable(out, (len(data), sum(widths)), made_from) as written, progress("rows", len(data)) as advance:
         for start in range(written.done, len(data), ROWS):
             block = [example.texts for example in data[start : start + ROWS]]
-            written.append(np.concatenate([_numbers(j, block, w) for j, w in zip(judges, widths, strict=True)], 1))
+            written.append(np.concatenate([_numbers(judge, block) for judge in judges], 1))
             advance(written.done)
 
         def convert(source: Path, target: Path) -> None:
@@ -233,10 +195,7 @@ def teach_rows(
             write_rows(target, [*names_of([data]), *names], taught, suffix=out.suffix)
 
         written.finish(convert)
-    about = [
-        {"name": j.name, "sha256": j.sha256, "gives": j.gives, "numbers": w}
-        for j, w in zip(judges, widths, strict=True)
-    ]
+    about = [{"name": j.name, "sha256": j.sha256, "gives": j.gives, "numbers": j.width} for j in judges]
     settings = {"models": about, "precision": made_from["precision"], "prompt": prompt, "columns": names}
     return write_manifest(out, MADE_BY, [data], settings, {"written": len(data)}, [out])
 
@@ -252,16 +211,16 @@ def _judge(
 ) -> Judge:
     folder = fetch(name, option="--model")
     if is_cross_encoder(folder):
-        return Logits(name, folder, device, precision, texts)
+        return of_cross_encoder(name, folder, device, precision, texts)
     encoder = Encoder.load(name, pooler=pooler).to(device)
     before = choose_prompt(encoder.prompts, encoder.default_prompt_name, prompt, option="--prompt")
-    return (Vectors if vectors or texts == 1 else Similarities)(name, encoder, precision, before)
+    return of_encoder(name, encoder, precision, before, texts, whole=vectors or texts == 1)
 
 
-def _numbers(judge: Judge, rows: Texts, width: int) -> NDArray[np.float32]:
+def _numbers(judge: Judge, rows: Texts) -> NDArray[np.float32]:
     """(n, C) the numbers of rows; NaN where a row lacks a text."""
-    found = np.full((len(rows), width), np.nan, dtype=np.float32)
-    for row, numbers in zip(found, judge(rows), strict=True):
+    found = np.full((len(rows), judge.width), np.nan, dtype=np.float32)
+    for row, numbers in zip(found, judge.ask(rows), strict=True):
         if not np.isfinite(numbers).all():
             raise UserError(f"--model {judge.name} gives {numbers[~np.isfinite(numbers)][0]}\nfix: give another model")
         row[: len(numbers)] = numbers

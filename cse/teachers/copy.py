@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cse.batch import Batch
 from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName, get_pooler
-from cse.errors import require_within
+from cse.errors import Share
 from cse.interfaces import StepContext, Teacher
 from cse.teachers.frozen import view_vectors
 
@@ -65,13 +65,9 @@ class EncoderCopy(Teacher):
         UserError: The momentum is outside [0, 1].
     """
 
-    def __init__(
-        self, *, momentum: float | None = None, pooler: PoolerName | None = None, dropout: bool = False
-    ) -> None:
-        super().__init__()
-        if momentum is not None:
-            require_within("[0, 1]", type(self).__name__, momentum=momentum)
-        self.momentum, self.pooler, self.dropout = momentum, pooler, dropout
+    momentum: Share | None = None
+    pooler: PoolerName | None = None
+    dropout: bool = False
 
     def setup(self, encoder: Encoder) -> None:
         if self.momentum is not None:
@@ -94,7 +90,6 @@ class EncoderCopy(Teacher):
             self.average.follow(encoder, self.momentum if momentum is None else momentum)
 
     def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
-        """The exported vectors (B, V, Dt) of the views of all processes, float32 at least."""
         return view_vectors(self.encoder, batch, ctx)
 
     @torch.no_grad()

@@ -6,13 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from cse.encoder.checkpoint.layout import Layout
+from cse.encoder.checkpoint.sums import check_sums
+from cse.encoder.kinds import check_finite
 from cse.errors import UserError
 from cse.files import read_json
 
 
 def is_cross_encoder(folder: Path) -> bool:
     """Tell whether a folder holds a cross-encoder rather than an encoder."""
-    return _has_trained_head(folder) or Layout.read(folder).model_type == "CrossEncoder"
+    try:
+        trained = any(kind.endswith("ForSequenceClassification") for kind in _architectures(folder))
+    except (OSError, ValueError, AttributeError):
+        trained = False
+    return trained or Layout.read(folder).model_type == "CrossEncoder"
 
 
 def load_cross_encoder(name: str, folder: Path, *, option: str, fix: str) -> Any:
@@ -23,6 +29,7 @@ def load_cross_encoder(name: str, folder: Path, *, option: str, fix: str) -> Any
         raise UserError(f"{option} {name} cannot be read: {error}\nfix: {fix}") from error
     if not is_cross_encoder(folder):  # its head would be random
         raise UserError(f"{option} {name} gives no score: it is of the type {', '.join(kinds)}\nfix: {fix}")
+    check_sums(folder)
     from sentence_transformers import CrossEncoder
 
     try:
@@ -31,14 +38,8 @@ def load_cross_encoder(name: str, folder: Path, *, option: str, fix: str) -> Any
     except Exception as error:  # the loaders of these libraries raise anything
         reason = (str(error).strip() or "no reason given").splitlines()[0][:160]
         raise UserError(f"{option} {name} cannot be loaded: {reason}\nfix: {fix}") from error
+    check_finite(model, str(folder))
     return model
-
-
-def _has_trained_head(folder: Path) -> bool:
-    try:
-        return any(kind.endswith("ForSequenceClassification") for kind in _architectures(folder))
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _architectures(folder: Path) -> list[str]:

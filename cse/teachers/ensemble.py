@@ -30,32 +30,30 @@ class Ensemble(Teacher):
         UserError: There are fewer than two teachers, not as many weights, or a weight is not positive.
     """
 
-    def __init__(self, *, teachers: list[Teacher], weights: list[float] | None = None) -> None:
-        super().__init__()
-        if len(teachers) < 2:
-            raise UserError(f"teachers has {len(teachers)} entries\nfix: give two or more, or the one without Ensemble")
-        if weights is not None and len(weights) != len(teachers):
-            raise UserError(
-                f"weights has {len(weights)} entries for {len(teachers)} teachers\nfix: give one for each, or none"
-            )
-        for i, weight in enumerate(weights or []):
-            require_positive("teacher", **{f"weights[{i}]": weight})
-        self.teachers = nn.ModuleList(teachers)
-        self.weights = weights or [1.0] * len(teachers)
-        self.requires = frozenset().union(*(teacher.requires for teacher in teachers))
+    teachers: list[Teacher]
+    weights: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        count, weights = len(self.teachers), self.weights
+        if count < 2:
+            raise UserError(f"teachers has {count} entries\nfix: give two or more, or the one without Ensemble")
+        if weights is not None and len(weights) != count:
+            raise UserError(f"weights has {len(weights)} entries for {count} teachers\nfix: give one for each, or none")
+        require_positive("teacher", **{f"weights[{i}]": weight for i, weight in enumerate(weights or [])})
+        self.teachers = nn.ModuleList(self.teachers)  # type: ignore[assignment]
+        self.weights = weights or [1.0] * count
+        super().__post_init__()
 
     def setup(self, encoder: Encoder) -> None:
         super().setup(encoder)
-        sizes = [teacher.dim for teacher in self._each()]
+        sizes = [teacher.dim for teacher in self.teachers]
         self._alike = len(set(sizes)) == 1
         self.dim = sizes[0] if self._alike else sum(sizes)
 
     def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
-        """The unit vectors (B, V, Dt) of the views of all processes."""
-        each = [F.normalize(teacher.embed(batch, ctx), dim=-1) for teacher in self._each()]
+        assert self.weights is not None  # `__post_init__` made them
+        vectors = (F.normalize(teacher.embed(batch, ctx), dim=-1) for teacher in self.teachers)
+        each = list(zip(self.weights, vectors, strict=True))
         if self._alike:
-            return F.normalize(torch.stack([w * t for w, t in zip(self.weights, each, strict=True)]).sum(0), dim=-1)
-        return F.normalize(torch.cat([w**0.5 * t for w, t in zip(self.weights, each, strict=True)], -1), dim=-1)
-
-    def _each(self) -> list[Teacher]:
-        return [teacher for teacher in self.teachers if isinstance(teacher, Teacher)]
+            return F.normalize(torch.stack([w * t for w, t in each]).sum(0), dim=-1)
+        return F.normalize(torch.cat([w**0.5 * t for w, t in each], -1), dim=-1)

@@ -50,20 +50,16 @@ class FrozenEncoder(Teacher):
 
     requires = frozenset({"text_id"})
 
-    def __init__(
-        self,
-        *,
-        source: str | None = None,
-        pooler: PoolerName | None = None,
-        layers: int | None = None,
-        template: str | None = None,
-        prompt_name: str | None = None,
-        precision: Precision = "auto",
-        center: bool = False,
-    ) -> None:
-        super().__init__()
-        self.source, self.pooler, self.layers, self.template = source, pooler, layers, template
-        self.prompt_name, self.precision, self.center = prompt_name, precision, center
+    source: str | None = None
+    pooler: PoolerName | None = None
+    layers: int | None = None
+    template: str | None = None
+    prompt_name: str | None = None
+    precision: Precision = "auto"
+    center: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._held: tuple[Encoder, ...] = ()
         self._vectors: dict[str, NDArray[np.float32]] = {}  # of the texts of each source
         self._means: dict[str, NDArray[np.float32]] = {}  # (Dt,) of these vectors
@@ -75,7 +71,6 @@ class FrozenEncoder(Teacher):
 
     @torch.no_grad()
     def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
-        """The unit vectors (B, V, Dt) of the texts behind the views of all processes, float32."""
         text_id = batch.require("text_id", f"{type(self).__name__} {self.source or 'of the start'}")  # (B, V)
         if batch.source not in self._vectors:
             (encoder,) = self._held or (self.loaded(),)
@@ -110,8 +105,10 @@ class FrozenEncoder(Teacher):
                 layers=self.layers or start.layers,
                 template=None if saved else self.template or start.template,
             )
-            if saved and self.template is not None:
-                _put_into(own, self.template)
+            if saved and self.template is not None:  # every text goes into it, and not into that of the source
+                own.tokenizer, own.template = rebake(own.tokenizer, self.template), self.template
+                if own.pooler == "mask":
+                    own.pool = get_pooler("mask", position=mask_position(own.tokenizer))
         return own.requires_grad_(False).eval()
 
 
@@ -129,9 +126,8 @@ class FrozenViewEncoder(Teacher):
         UserError: In `setup`: the encoder cannot be loaded, or has another vocabulary.
     """
 
-    def __init__(self, *, source: str, pooler: PoolerName | None = None) -> None:
-        super().__init__()
-        self.source, self.pooler = source, pooler
+    source: str
+    pooler: PoolerName | None = None
 
     def setup(self, encoder: Encoder) -> None:
         other = _load(self.source, self.pooler)
@@ -149,7 +145,6 @@ class FrozenViewEncoder(Teacher):
         return self._held[0]
 
     def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
-        """The exported vectors (B, V, Dt) of the views of all processes, float32."""
         self.encoder.to(ctx.encoder.device)
         return view_vectors(self.encoder, batch, ctx)
 
@@ -164,13 +159,6 @@ def view_vectors(encoder: Encoder, batch: Batch, ctx: StepContext) -> Tensor:
     vectors = vectors if vectors.dtype == torch.float64 else vectors.float()
     vectors = vectors.view(len(ids), width, -1).expand(-1, batch.views, -1)  # (b, V, Dt)
     return ctx.gather(vectors.contiguous())
-
-
-def _put_into(encoder: Encoder, template: str) -> None:
-    """From here on, the encoder puts every text into this template, in the place of the one that its source has."""
-    encoder.tokenizer, encoder.template = rebake(encoder.tokenizer, template), template
-    if encoder.pooler == "mask":
-        encoder.pool = get_pooler("mask", position=mask_position(encoder.tokenizer))
 
 
 def _load(source: str, pooler: PoolerName | None) -> Encoder:

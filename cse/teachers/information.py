@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from cse.encoder.device import Precision, inference
 from cse.encoder.language_models import load_causal_lm
 from cse.encoder.model import Encoder
 from cse.encoder.texts import pad
-from cse.errors import UserError, require_at_least
+from cse.errors import Count, UserError
 from cse.interfaces import StepContext, Teacher
 
 Ids = list[int]
@@ -44,7 +45,7 @@ class SharedInformation(Teacher):
 
     Raises:
         UserError: The template does not have `{a}` before `{b}`. In `setup`: the model cannot be loaded, or is not a
-            causal language model.
+            causal language model. In `embed`: always.
 
     Deviations:
         Our own method: docs/experiments.md has what it brings.
@@ -52,27 +53,21 @@ class SharedInformation(Teacher):
 
     requires = frozenset({"text_id"})
 
-    def __init__(
-        self,
-        *,
-        source: str,
-        template: str = 'The sentence "{a}" can be said in other words: "{b}"',
-        max_length: int = 64,
-        rows: int = 64,
-        precision: Precision = "auto",
-    ) -> None:
-        super().__init__()
-        require_at_least(1, "teacher", max_length=max_length, rows=rows)
-        before, found_a, rest = template.partition("{a}")
-        between, found_b, _ = rest.partition("{b}")
-        if not found_a or not found_b or not between or any(template.count(name) > 1 for name in ("{a}", "{b}")):
+    source: str
+    template: str = 'The sentence "{a}" can be said in other words: "{b}"'
+    max_length: Count = 64
+    rows: Count = 64
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parts = re.fullmatch(r"(.*)\{a\}(.+)\{b\}.*", self.template, re.DOTALL)
+        if parts is None or self.template.count("{a}") > 1 or self.template.count("{b}") > 1:
             raise UserError(
-                f"teacher.template is {template!r}\n"
+                f"teacher.template is {self.template!r}\n"
                 "fix: give a text with {a} and, after some words, {b}, in this order, each once"
             )
-        self.source, self.template, self.precision = source, template, precision
-        self.max_length, self.rows = max_length, rows
-        self._before, self._between = before, between
+        self._before, self._between = parts.groups()
 
     def setup(self, encoder: Encoder) -> None:
         model, tokenizer = load_causal_lm(self.source, option="teacher.source")
@@ -89,11 +84,6 @@ class SharedInformation(Teacher):
             )
 
     def embed(self, batch: Batch, ctx: StepContext) -> Tensor:
-        """It has no vectors.
-
-        Raises:
-            UserError: Always.
-        """
         raise UserError(
             "SharedInformation gives scores of pairs, and this objective or Ensemble asks for vectors\n"
             "fix: use an objective that compares the texts of a row, such as PccTuning, and a term of WeightedSum for "
@@ -102,7 +92,7 @@ class SharedInformation(Teacher):
 
     @torch.no_grad()
     def scores(self, batch: Batch, ctx: StepContext) -> Tensor:
-        """The scores (B, V - 1) of each anchor with each other text of its row. Each process reads its own rows."""
+        # Each process reads its own rows.
         text_id = batch.require("text_id", type(self).__name__)[ctx.local_rows]  # (b, V)
         pairs = [(row[0], other) for row in text_id.tolist() for other in row[1:]]
         used = sorted({number for pair in pairs for number in pair})

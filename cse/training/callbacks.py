@@ -13,7 +13,6 @@ from cse.console import Advance, progress, say
 from cse.data import checks
 from cse.environment import cse_version, environment, git_commit
 from cse.errors import UserError
-from cse.evaluation.reports.collect import records
 from cse.files import write_json, write_text
 from cse.interfaces import Callback
 from cse.recipe import Recipe
@@ -55,7 +54,6 @@ class Console(Callback):
         self.foretold = False  # whether the time of scoring was looked at
 
     def on_start(self, run: Run) -> None:
-        """Print the header, and start the bar."""
         for key, value in header(run):
             say(key, value)
             if key == "encoder" and self.chosen:
@@ -68,11 +66,9 @@ class Console(Callback):
         self.advance = self.bar.enter_context(shown)
 
     def on_step(self, run: Run, metrics: dict[str, float]) -> None:
-        """Move the bar."""
         self.advance(run.progress.step, f"loss {metrics['loss']:.3f}")
 
     def on_eval(self, run: Run, metrics: dict[str, float]) -> None:
-        """Print one line of figures, and warnings in words."""
         step, best = run.progress.step, run.progress.best_step
         self.last = metrics.get("dev")
         dev = f"dev {metrics['dev']:.2f}" if "dev" in metrics else ""
@@ -97,7 +93,6 @@ class Console(Callback):
                 say("scoring", f"{share}; {spacing(each, training, run.max_steps)}")
 
     def on_end(self, run: Run) -> None:
-        """Print the result, and what to do next."""
         self.bar.close()
         p = run.progress
         if run.interrupted:
@@ -108,11 +103,6 @@ class Console(Callback):
             say("best", f"step {p.best_step}   dev {p.best:.2f} ({p.best - p.first:+.2f})   {p.seconds:.0f} s")
         for warning in end_warnings(run, self.last):
             say("warning", warning)
-        spent = [line["eval_seconds"] for line in records(run.folder / "metrics.jsonl") if "eval_seconds" in line]
-        scoring = sum(spent)
-        if p.seconds >= SCORING_FROM and scoring > SCORING_SHARE * p.seconds:
-            share = f"{scoring:.0f} s of {p.seconds:.0f} s ({scoring / p.seconds:.0%}) went into scoring"
-            say("scoring", f"{share}; {spacing(scoring / len(spent), p.seconds - scoring, p.step)}")
         say("run", str(run.folder))
         if p.best_step == 0:
             say("next", "a lower --trainer.learning_rate, or other text: --data FILE")
@@ -247,7 +237,6 @@ class RunFiles(Callback):
         self.lock = FileLock(folder / ".lock")
 
     def on_start(self, run: Run) -> None:
-        """Lock the folder, and write the files at the start of a new run."""
         run.folder.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire(timeout=0)
@@ -268,7 +257,6 @@ class RunFiles(Callback):
             write_text(run.folder / "recipe.yaml", self.recipe.text)
 
     def on_end(self, run: Run) -> None:
-        """Unlock the folder."""
         self.lock.release()
 
 
@@ -276,9 +264,8 @@ class DataCheck(Callback):
     """Examines the training text at the start of a run, writes the result to its folder, and warns of an overlap."""
 
     def on_start(self, run: Run) -> None:
-        """Examine the text, unless the result exists already: a resumed run has it."""
         if (run.folder / checks.FILE).exists():
-            return
+            return  # a resumed run has it
         sets: checks.EvaluationSets = run.evaluator.texts() if isinstance(run.evaluator, checks.KnowsTexts) else {}
         reports = {name: examine(source, sets) for name, source in sources(run).items()}
         write_json(run.folder / checks.FILE, reports.get("") or checks.of_sources(run.data, reports))

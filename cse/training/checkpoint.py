@@ -217,7 +217,12 @@ def load_tensors(
     if "shards" in about:
         fsdp.load(folder, learner, optimizers, about["shards"])
     else:
-        _load_whole(saved, folder, learner, optimizers)
+        missing, unexpected = learner.load_state_dict(saved["learner"], strict=False)
+        absent = sorted(set(learner.trained_state()) & set(missing))
+        if unexpected or absent:
+            raise UserError(fsdp.misfit(folder, unexpected or absent))
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
     if scaler is not None:
         scaler.load_state_dict(saved["scaler"])
     rows: dict[str, Tensor] = saved["rows"]
@@ -230,21 +235,6 @@ def _await(path: Path, digest: str) -> None:
             f"--resume {path.parents[1]}: {path} is not the file that process 0 reads, on {distributed.me()}\n"
             "fix: give all nodes one folder on a shared file system"
         )
-
-
-def _load_whole(
-    saved: Mapping[str, Any], folder: Path, learner: Learner, optimizers: Sequence[torch.optim.Optimizer]
-) -> None:
-    missing, unexpected = learner.load_state_dict(saved["learner"], strict=False)
-    absent = sorted(set(learner.trained_state()) & set(missing))
-    if unexpected or absent:
-        names = ", ".join(unexpected or absent)[:200]
-        raise UserError(
-            f"--resume {folder.parent}: the saved weights do not fit the recipe: {names}\n"
-            "fix: resume with the recipe.yaml that the run was started with"
-        )
-    for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
-        optimizer.load_state_dict(state)
 
 
 class MetricsLog:

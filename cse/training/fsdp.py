@@ -179,12 +179,17 @@ def load(state: Path, learner: Learner, optimizers: Sequence[torch.optim.Optimiz
                     value = torch.zeros(size, dtype=dtype, device=parameter.device)
                 optimizer.state[parameter][key.removeprefix(start)] = tensors[key] = value
     if strange := sorted(set(tensors) ^ set(saved)):
-        raise UserError(
-            f"--resume {state.parent}: the saved weights do not fit the recipe: {', '.join(strange)[:200]}\n"
-            "fix: resume with the recipe.yaml that the run was started with"
-        )
+        raise UserError(misfit(state, strange))
     with _explained("read", folder):
         read(tensors, storage_reader=reader, no_dist=distributed.world_size() == 1)
+
+
+def misfit(state: Path, names: Sequence[str]) -> str:
+    """Say that the weights in a run's state are others than those that its recipe trains."""
+    return (
+        f"--resume {state.parent}: the saved weights do not fit the recipe: {', '.join(names)[:200]}\n"
+        "fix: resume with the recipe.yaml that the run was started with"
+    )
 
 
 def _weights(learner: Learner) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Choose what a run computes on, and measure how much memory it takes."""
+"""Choose what a run computes on, measure how much memory it takes, and say what would fit where that is too much."""
 
 from __future__ import annotations
 
@@ -26,20 +26,26 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from cse import distributed
+from cse.batch import Batch
 from cse.encoder.device import available, why_absent, without_bf16
 from cse.encoder.fast.batching import native_bf16
 from cse.errors import UserError
 from cse.recipe.settings import Settings
 from cse.training import optimizers
+from cse.training.learner import Learner
 
 EXTRA = {"tensorboard", "trackio"}  # the trackers that the extra of this name installs
 SHARED_MEMORY, SHARED_MB = Path("/dev/shm"), 16.0
 FSDP = "ACCELERATE_USE_FSDP"
 ENGINES = {"DeepSpeed": "ACCELERATE_USE_DEEPSPEED", "Megatron-LM": "ACCELERATE_USE_MEGATRON_LM", "FSDP": FSDP}
-
-
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 ORDERS = (":4096:8", ":16:8")  # the workspaces with which cuBLAS sums in one order
+# Bytes that a layer keeps of a token for each of its H numbers, in 16 bits, where attention is fused; 2 of them are its
+# input, all that recomputation keeps (Korthikanti et al., 2022, arXiv:2205.05198, equation 1 and section 4).
+KEPT, INPUT = 34, 2
+STATE = {"adamw": 8, "muon": 8, "adamw8bit": 2, "adafactor": 0}  # bytes of the optimizer for each weight
+OTHERWISE = "use an adapter (--encoder.adapter=cse.encoder.Lora), a smaller model, or --trainer.parallel=fsdp"
+MARGIN = 0.9  # of the room, for what is not counted
 
 
 def problems(settings: Settings) -> Iterator[str]:
@@ -137,6 +143,8 @@ def accelerator(
                 InitProcessGroupKwargs(timeout=timedelta(seconds=settings.timeout)),
             ],
         )
+    # Of torch 2.13: that DDP's `broadcast_buffers` has a new name, which torch 2.6 does not know.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
     os.environ.pop(FSDP, None)  # Accelerate sets it for a plugin, and would read it for the next accelerator
     return made
 
@@ -191,14 +199,6 @@ def require_engine(settings: Settings) -> None:
             )
 
 
-@contextmanager
-def quiet_preparation() -> Iterator[None]:
-    """Without the notice of torch 2.13 that DDP's `broadcast_buffers` has a new name, which torch 2.6 does not know."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
-        yield
-
-
 def describe(accelerator: Accelerator) -> str:
     """Device, processes and precision, such as `cpu×2 bf16`."""
     plain = "fp32" if torch.get_float32_matmul_precision() == "highest" else "tf32"
@@ -229,3 +229,77 @@ def peak_memory(device: torch.device) -> float:
 
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS, in kB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+@contextmanager
+def explained(learner: Learner, settings: Settings, part: Batch, step: int, *, wide: bool) -> Iterator[None]:
+    """Turn a step that does not fit into a message (`UserError`) with the settings that would.
+
+    A loss is taken of `part` (b, V, L); products are in 32 bits if they are `wide`.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        total, fixed = torch.cuda.mem_get_info()[1], of_weights(learner, settings)
+        encoder = learner.encoder
+        of_token = encoder.backbone.config.hidden_size * (2 if wide else 1)
+        options = fitting(
+            settings,
+            rows=part.size,
+            of_row=part.views * part.input_ids.shape[-1],
+            kept=of_token * KEPT * encoder.depth,
+            recomputed=of_token * (INPUT * encoder.depth + KEPT),
+            room=total - fixed,
+            cacheable=learner.objective_of(part).cacheable,
+        )
+        fix = f"by estimate, {' or '.join(options)} fits" if options else OTHERWISE
+        raise UserError(
+            f"out of memory at step {step}, on a GPU of {total / 2**30:.1f} GB: weights, gradients and the optimizer "
+            f"take {fixed / 2**30:.1f} GB, and {part.size} rows of {part.views} texts of up to "
+            f"{part.input_ids.shape[-1]} tokens do not fit beside them\n"
+            f"fix: {fix}"
+        ) from error
+
+
+def of_weights(learner: Learner, settings: Settings) -> float:
+    """The bytes of weights, gradients and the optimizer's state on one process."""
+    trained = sum(p.numel() for p in learner.parameters() if p.requires_grad)
+    size = sum(p.numel() * p.element_size() for p in learner.parameters())
+    size += trained * (4 + STATE[settings.optimizer])
+    return size / (distributed.world_size() if settings.parallel == "fsdp" else 1)
+
+
+def fitting(
+    settings: Settings, *, rows: int, of_row: int, kept: float, recomputed: float, room: float, cacheable: bool
+) -> list[str]:
+    """The options with each of which a step fits, as words of the command line; empty if none alone is enough.
+
+    Args:
+        settings: The settings, with which it does not fit.
+        rows: The rows that are encoded for one loss, on one process.
+        of_row: Tokens of a row, in all of its views.
+        kept: Bytes that a token takes until the backward pass.
+        recomputed: The same with `trainer.gradient_checkpointing`.
+        room: The bytes beside weights, gradients and the optimizer.
+        cacheable: Whether gradients can be cached.
+    """
+    now = recomputed if settings.gradient_checkpointing else kept
+    tokens = min(rows * of_row, settings.chunk_tokens or (settings.chunk_size or rows) * of_row)
+    more = max(1.0, room / (tokens * now))  # what did not fit takes the room at least
+
+    def fits(tokens: int, of_token: float = now) -> bool:
+        return more * tokens * of_token <= MARGIN * room
+
+    def largest(most: int, least: int, of_one: int) -> int:
+        """The largest power of two below `most` of which each takes `of_one` tokens and all fit; 0 below `least`."""
+        sizes = (1 << n for n in reversed(range((most - 1).bit_length())))
+        return next((size for size in sizes if size >= least and fits(size * of_one)), 0)
+
+    found = []
+    if not settings.gradient_checkpointing and fits(tokens, recomputed):
+        found.append("--trainer.gradient_checkpointing=true")
+    if cacheable and settings.parallel == "ddp" and (chunk := largest(tokens, of_row, 1)):
+        found.append(f"--trainer.chunk_tokens={chunk}")
+    if settings.caching is None and (fewer := largest(rows, 2, of_row)):
+        found.append(f"--trainer.batch_size={fewer * distributed.world_size() * settings.accumulation}")
+    return found

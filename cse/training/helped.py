@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import chain, islice
+from typing import Any
 
 from cse.console import say
 from cse.encoder.kinds import detect
@@ -42,7 +43,6 @@ class Helped(Callback):
     """
 
     def on_eval(self, run: Run, metrics: dict[str, float]) -> None:
-        """Score and save the initial encoder, at the evaluation before the first step."""
         if metrics["step"] != 0:
             return
         if run.settings.merged_share is not None:
@@ -60,7 +60,6 @@ class Helped(Callback):
         results.write(about, run.folder / BEFORE, scoring.arrays(before.findings.values()))
 
     def on_end(self, run: Run) -> None:
-        """Write the merged checkpoint and the table, unless the run is not over or has them already."""
         if run.interrupted:
             return
         share, initial = run.settings.merged_share, run.folder / INITIAL
@@ -177,22 +176,6 @@ def _parts(run: Run, before: Scored) -> dict[str, list[str]]:
     return {DEV: dev, OTHER: other, GENERAL: general, SEARCH: search}
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
-    """The teacher or the student."""
-
-    name: str  # the checkpoint
-    dev: float | None  # the score by which the run selects; None without an evaluator
-    megabytes: float  # the size of the weights in float32
-    layers: int  # N
-    dimensions: int  # D
-    sentences_per_s: float  # the speed of `encode` in float32
-
-    def __str__(self) -> str:
-        score = "" if self.dev is None else f"dev {self.dev:.2f}   "
-        return f"{score}{self.megabytes:.1f} MB   {self.sentences_per_s:,.0f} sentences/s   {self.name}"
-
-
 class Distilled(Callback):
     """Compares the student of `FeatureDistillation` with its teacher: dev score, size, and sentences per second.
 
@@ -200,7 +183,6 @@ class Distilled(Callback):
     """
 
     def on_end(self, run: Run) -> None:
-        """Write the table, unless the run is not over or has it already."""
         teacher = getattr(run.objective, "teacher", None)
         if not isinstance(run.objective, FeatureDistillation) or not isinstance(teacher, FrozenEncoder):
             return
@@ -211,19 +193,24 @@ class Distilled(Callback):
         except UserError as error:  # the run is complete, with or without its table
             say("warning", f"teacher and student cannot be compared: {error}")
             return
-        ratios = {"smaller": old.megabytes / new.megabytes, "faster": new.sentences_per_s / old.sentences_per_s}
+        ratios = {
+            "smaller": old["megabytes"] / new["megabytes"],
+            "faster": new["sentences_per_s"] / old["sentences_per_s"],
+        }
         said = "{smaller:.2f} times smaller, {faster:.2f} times faster".format(**ratios)
-        if new.dev is not None and old.dev:
-            ratios["kept"] = new.dev / old.dev
+        if new["dev"] is not None and old["dev"]:
+            ratios["kept"] = new["dev"] / old["dev"]
             said = f"{ratios['kept']:.1%} of the teacher's score, {said}"
-        write_json(run.folder / DISTILLED, {"teacher": asdict(old), "student": asdict(new), **ratios})
-        say("teacher", str(old))
-        say("student", str(new))
+        write_json(run.folder / DISTILLED, {"teacher": old, "student": new, **ratios})
+        for key, side in (("teacher", old), ("student", new)):
+            score = "" if side["dev"] is None else f"dev {side['dev']:.2f}   "
+            size, pace = f"{side['megabytes']:.1f} MB", f"{side['sentences_per_s']:,.0f} sentences/s"
+            say(key, f"{score}{size}   {pace}   {side['name']}")
         say("distilled", said)
 
 
-def compare(run: Run, teacher: FrozenEncoder) -> tuple[Side, Side]:
-    """The teacher of a run and its best checkpoint."""
+def compare(run: Run, teacher: FrozenEncoder) -> list[dict[str, Any]]:
+    """Measure the teacher of a run and its best checkpoint: dev score, if any; weights and speed, both in float32."""
     best = str(run.folder / "best")
     encoders = {teacher.source or run.encoder.source: teacher.loaded(), best: Encoder.load(best)}
     texts = list(islice(chain.from_iterable(example.texts for example in run.data), TEXTS))
@@ -231,15 +218,14 @@ def compare(run: Run, teacher: FrozenEncoder) -> tuple[Side, Side]:
         encoder.to(run.encoder.device)
     encode = {name: partial(encoder.encode, precision="fp32") for name, encoder in encoders.items()}
     speeds = speed.measure(encode, {}, texts, seconds=0)
-    old, new = (
-        Side(
-            name=name,
-            dev=None if run.evaluator is None else float(run.evaluator(encoder)[run.evaluator.primary]),
-            megabytes=sum(p.numel() for p in encoder.parameters()) * 4 / 1e6,
-            layers=encoder.depth,
-            dimensions=encoder.dim,
-            sentences_per_s=speeds[name].sentences_per_s,
-        )
+    return [
+        {
+            "name": name,
+            "dev": None if run.evaluator is None else float(run.evaluator(encoder)[run.evaluator.primary]),
+            "megabytes": sum(p.numel() for p in encoder.parameters()) * 4 / 1e6,
+            "layers": encoder.depth,
+            "dimensions": encoder.dim,
+            "sentences_per_s": speeds[name].sentences_per_s,
+        }
         for name, encoder in encoders.items()
-    )
-    return old, new
+    ]

@@ -56,7 +56,8 @@ def optimizers(settings: Settings, learner: Learner, device: torch.device) -> li
     }
     if settings.optimizer != "muon":
         return [make[settings.optimizer](_groups(settings, learner))]
-    hidden = _hidden_matrices(learner)
+    found = find_layers(learner.encoder.backbone)
+    hidden = {p for p in ([] if found is None else found[1].parameters()) if p.requires_grad and p.ndim == 2}
     halves = (adamw, lambda p: p not in hidden), (make["muon"], lambda p: p in hidden)
     return [build(groups) for build, belongs in halves if (groups := _groups(settings, learner, belongs))]
 
@@ -100,10 +101,3 @@ def _factors(settings: Settings, learner: Learner) -> Callable[[nn.Parameter], f
             )
         known |= dict.fromkeys(new, settings.head_learning_rate / settings.learning_rate)
     return lambda parameter: known.get(parameter, 1.0)
-
-
-def _hidden_matrices(learner: Learner) -> set[nn.Parameter]:
-    """The trained matrices of the backbone's layers."""
-    found = find_layers(learner.encoder.backbone)
-    parameters = [] if found is None else list(found[1].parameters())
-    return {parameter for parameter in parameters if parameter.requires_grad and parameter.ndim == 2}

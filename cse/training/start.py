@@ -63,7 +63,12 @@ def train(
     if begun and not resumes:
         raise UserError(f"--run-dir {folder} holds a run already\nfix: cse train --resume {folder}, or another folder")
     if begun and distributed.is_first():  # the others take its word; a shared file system may show them less
-        _require_same_recipe(folder, loaded)
+        path = folder / "recipe.yaml"
+        if changed := changed_lines(path.read_text(encoding="utf-8"), loaded.text):
+            raise UserError(
+                f"--run-dir {folder} holds a run of another recipe: {path} has `{changed[0]}`, not `{changed[1]}`\n"
+                f"fix: give the options of that run, resume it with cse train --resume {folder}, or give another folder"
+            )
         _require_best(folder, load_progress(folder / "state"))
     return fit(loaded, folder, is_resume=begun, watchers=_watchers(loaded, callbacks))
 
@@ -108,16 +113,6 @@ def resume(
     _, options, given = resolve(str(path), parts or {})
     loaded = replace(load(str(path), options, given, trusted=trusted), name=name, own=None, text=text)
     return fit(loaded, folder, is_resume=begun, watchers=_watchers(loaded, callbacks))
-
-
-def _require_same_recipe(folder: Path, recipe: Recipe) -> None:
-    """Raise if the run in the folder was started with another recipe or other options."""
-    path = folder / "recipe.yaml"
-    if changed := changed_lines(path.read_text(encoding="utf-8"), recipe.text):
-        raise UserError(
-            f"--run-dir {folder} holds a run of another recipe: {path} has `{changed[0]}`, not `{changed[1]}`\n"
-            f"fix: give the options of that run, resume it with cse train --resume {folder}, or give another folder"
-        )
 
 
 def _require_best(folder: Path, progress: Progress) -> None:

@@ -23,17 +23,7 @@ from cse.evaluation.encoding import changing
 from cse.evaluation.evaluator import run_evaluator
 from cse.interfaces import StepContext
 from cse.seeding import seed_dropout, torch_rng
-from cse.training import (
-    fitted,
-    fsdp,
-    gradcache,
-    hardware,
-    memory,
-    optimizers,
-    preflight,
-    sources,
-    tracking,
-)
+from cse.training import fitted, fsdp, gradcache, hardware, optimizers, preflight, sources, tracking
 from cse.training.checkpoint import MetricsLog, States, load_progress, load_tensors, save, trained_head
 from cse.training.learner import Learner, diagnostics
 from cse.training.merge import FinalWeights
@@ -91,8 +81,7 @@ class Trainer:
             run.encoder, run.head = self.gathered.encoder, self.gathered.head
             self.wrapped, *self.optimizers = fsdp.prepare(self.accelerator, plugin, self.learner, made)
         else:
-            with hardware.quiet_preparation():
-                self.wrapped, *self.optimizers = self.accelerator.prepare(self.learner, *made)
+            self.wrapped, *self.optimizers = self.accelerator.prepare(self.learner, *made)
         # Only one process writes and prints. Callbacks cannot change training, so the others need none.
         self.callbacks = run.callbacks if self.accelerator.is_main_process else ()
         self.log = MetricsLog(run.folder / "metrics.jsonl")
@@ -176,7 +165,7 @@ class Trainer:
             for parts in self._load(rows, progress.step, until):
                 due = (progress.step + 1) % self._every == 0 or progress.step + 1 == run.max_steps
                 wide = self.accelerator.mixed_precision == "no"
-                with memory.explained(self.learner, settings, parts[0], progress.step + 1, wide=wide):
+                with hardware.explained(self.learner, settings, parts[0], progress.step + 1, wide=wide):
                     metrics = self._step(parts, probe=due)
                 progress.step += 1
                 rows_of_step = distributed.world_size() * sum(part.size for part in parts)
@@ -328,21 +317,17 @@ class Trainer:
         An infinite norm of a scaled loss (fp16) is left to its scaler, which skips the step.
         """
         if not math.isfinite(loss):
+            what = f"the loss is {loss}"
             fix = "use a lower --trainer.learning_rate, a higher temperature, or --trainer.precision=fp32"
-            raise self._not_finite(f"the loss is {loss}", fix)
-        if self.accelerator.scaler is None and not math.isfinite(norm):
+        elif self.accelerator.scaler is None and not math.isfinite(norm):
             gradients = ((name, p.grad) for name, p in self.learner.named_parameters() if p.grad is not None)
-            first = next((name for name, g in gradients if not fsdp.whole(g).isfinite().all()), None)
-            of = "" if first is None else f" of {first}"
-            raise self._not_finite(
-                f"the gradient{of} is not finite", "use --trainer.precision=fp32, or report the objective"
-            )
-
-    def _not_finite(self, what: str, fix: str) -> FloatingPointError:
-        """The error that ends a run before weights are lost."""
+            first = next((f" of {name}" for name, g in gradients if not fsdp.whole(g).isfinite().all()), "")
+            what, fix = f"the gradient{first} is not finite", "use --trainer.precision=fp32, or report the objective"
+        else:
+            return
         best = self.run.progress.best_step
         kept = f"the last good checkpoint is {self.run.folder / 'best'} (step {best})"
-        return FloatingPointError(
+        raise FloatingPointError(
             f"{what} at step {self.run.progress.step + 1}, so training stopped; "
             f"{'no checkpoint is saved yet' if best is None else kept}\nfix: {fix}"
         )

@@ -42,8 +42,6 @@ def test_contrasts_train_syncse_and_rated_ones_clhaif(tmp_path, job):
     assert [e.texts for e in data_of("syncse", path)] == [
         ("a b", "a b too", "not a b"), ("c d", "c d too", "not c d"), ("e f", "e f too", "not e f"),
         ("g h", "g h too", "not g h")]  # fmt: skip
-    manifest = json.loads((tmp_path / "contrast.manifest.json").read_text())
-    assert manifest["words_of_contradictions"] == {"not": [4, 0]}
 
     def ratings(name, f):
         scores = {"a b too": 0.9, "not a b": 0.1, "c d too": 0.2, "not c d": 0.8, "e f too": 0.5, "not e f": 0.1,

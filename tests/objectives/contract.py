@@ -43,9 +43,8 @@ class Scaled(Wrapper):
 
     needs_vectors = False
 
-    def __init__(self, *, term: Objective, factor: float) -> None:
-        super().__init__(term)
-        self.term, self.factor = term, factor
+    term: Objective
+    factor: float
 
     def forward(self, views, batch, ctx):
         output = self.term(views, batch, ctx)

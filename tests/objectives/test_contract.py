@@ -234,7 +234,7 @@ def around(name: str, backbone: str, term: type[Objective]) -> Objective | None:
 def assert_flags(wrapper: Objective, term: Objective) -> None:
     """A wrapper of one term, or of several that are alike, has its flags."""
     for flag in FLAGS:
-        assert getattr(wrapper, flag) == getattr(term, flag), f"{flag}: call __init__(*terms) of Wrapper"
+        assert getattr(wrapper, flag) == getattr(term, flag), f"{flag}: call __post_init__ of Wrapper"
 
 
 @every_objective

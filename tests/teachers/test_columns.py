@@ -102,20 +102,20 @@ def test_a_killed_command_resumes_and_writes_the_same_file(triplets, save_rerank
     judge, whole, out = save_reranker(), tmp_path / "whole.parquet", tmp_path / "out.parquet"
     monkeypatch.setattr(columns, "ROWS", 3)
     teach(path, "--model", judge, "--out", whole)
-    seen, ask = [], columns.Logits.__call__
+    seen, ask = [], columns._numbers
 
-    def killed(self, rows):
+    def killed(judge, rows):
         if len(seen) == 2:
             raise KeyboardInterrupt
         seen.append(rows)
-        return ask(self, rows)
+        return ask(judge, rows)
 
-    monkeypatch.setattr(columns.Logits, "__call__", killed)
+    monkeypatch.setattr(columns, "_numbers", killed)
     assert cli.main(["teach", path, "--model", judge, "--out", str(out), *FP32]) == 130
     assert not out.exists()
     with pytest.raises(UserError, match="unfinished run with different settings: model was"):
         columns.teach_rows([save_reranker()], Triplets(path), out, precision="fp32")
-    monkeypatch.setattr(columns.Logits, "__call__", lambda self, rows: seen.append(rows) or ask(self, rows))
+    monkeypatch.setattr(columns, "_numbers", lambda judge, rows: seen.append(rows) or ask(judge, rows))
     teach(path, "--model", judge, "--out", out)
     assert len(seen) == 4  # of ten rows in blocks of three
     assert out.read_bytes() == whole.read_bytes()

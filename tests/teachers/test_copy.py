@@ -151,4 +151,4 @@ def test_it_gives_the_vectors_of_all_processes(two_processes, tiny_bert):
 
 
 def test_refusals():
-    refuses(r"EncoderCopy\.momentum is 1\.5", EncoderCopy, momentum=1.5)
+    refuses(r"teacher\.momentum is 1\.5", EncoderCopy, momentum=1.5)

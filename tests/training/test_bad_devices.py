@@ -10,7 +10,7 @@ from cse.errors import UserError
 from cse.objectives.simcse import SimCSE
 from cse.recipe import load
 from cse.recipe.settings import Settings
-from cse.training import hardware, memory
+from cse.training import hardware
 from cse.training.learner import Learner
 from tests.refusals import refuses
 
@@ -73,7 +73,7 @@ BASE = {"rows": 512, "of_row": 64, "kept": 12 * 768 * 34, "recomputed": 12 * 768
     ],
 )
 def test_what_would_fit_by_pencil(settings, changed, fits):
-    found = memory.fitting(Settings(**settings), **{**BASE, "room": 8e9, **changed})
+    found = hardware.fitting(Settings(**settings), **{**BASE, "room": 8e9, **changed})
     assert found == [f"--trainer.{option}" for option in fits]
 
 
@@ -83,5 +83,5 @@ def test_a_step_without_memory_names_what_would_fit(tiny_bert, monkeypatch):
     room = 128 * 2 * 16 * 34 // 2  # half of what 128 tokens take in 2 layers of 16 numbers
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 16 * weights + room))
     said = r"at step 1, on a GPU .*8 rows of 2 texts of up to 8 .*\nfix: .*chunk_tokens=32 or .*batch_size=2 fits$"
-    with pytest.raises(UserError, match=said), memory.explained(learner, Settings(), Batch(ids, ids), 1, wide=False):
+    with pytest.raises(UserError, match=said), hardware.explained(learner, Settings(), Batch(ids, ids), 1, wide=False):
         raise torch.OutOfMemoryError

@@ -76,18 +76,6 @@ import cse.training.start
 # -- The time of dev scoring -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("each", "seconds", "share"), [(10.0, 400.0, ""), (20.0, 400.0, "(15%)"), (20.0, 200.0, "")])
-def test_the_time_of_scoring(tiny_bert, tmp_path, capsys, each, seconds, share):
-    """Three times 10 s are 8% of 400 s, and 20 s are 15%; a run of less than five minutes is short."""
-    run = make_run(tmp_path, tiny_bert)
-    run.folder.mkdir()
-    (run.folder / "metrics.jsonl").write_text(f'{{"step": 2, "eval_seconds": {each}}}\n' * 3)
-    run.progress.seconds, run.progress.step = seconds, 4
-    Console().on_end(run)
-    said = [line for line in capsys.readouterr().out.splitlines() if "went into scoring; " in line]
-    assert [share in line for line in said] == [True] * bool(share)
-
-
 def test_a_long_run_is_told_at_its_first_evaluation(tiny_bert, tmp_path, capsys):
     """2,000 steps of 0.5 s, and 9 evaluations of 20 s: 180 of 1,180 s; 5 of them are 100 of 1,100 s."""
     run, console = make_run(tmp_path, tiny_bert, eval_every=250), Console()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -64,13 +64,14 @@ def info_nce(
     *,
     hard_negative_weight: float = 0.0,
     similarity: Similarity = cosine_matrix,
+    denominator: Literal["all", "none"] = "all",
 ) -> Contrast:
     """The contrast of each anchor with its positives, against all other candidates of the batch: plain `SimCSE`."""
 
     def loss(pairs: InBatch) -> Contrast:
         bias = pairs.own_negative * hard_negative_weight if hard_negative_weight else None
-        logits = pairs.similarity / temperature  # (A, N)
-        return contrast(logits, pairs.positive, mask=pairs.mask, bias=bias, weight=pairs.weight)
+        logits, mask, weight = pairs.similarity / temperature, pairs.mask, pairs.weight  # logits (A, N)
+        return contrast(logits, pairs.positive, mask=mask, bias=bias, weight=weight, denominator=denominator)
 
     return by_anchor(views, batch, loss, similarity)
 

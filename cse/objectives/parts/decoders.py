@@ -1,9 +1,5 @@
 """Decoders behind one vector of a text: DenoSent, CoT-MAE, SimLM, query-as-context, coCondenser. They serve training.
 
-    CrossDecoder     attends to the vector as to a text of one token (DenoSent)
-    FirstDecoder     layers like the backbone's, with the vector in the first place (CoT-MAE, SimLM, coCondenser)
-    CausalDecoder    layers that read from left to right, with the vector in the first place (query-as-context)
-
 Each is called with token states (n, L, H), an attention mask (n, L) and vectors (n, H), and gives states (n, L, H). The
 tokens are embedded by the backbone, since not all layers have positions of their own. What the layers give goes through
 `MaskedLMHead`, which the objective has, as it has the choice of the tokens that are predicted.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cse.batch import Batch, Views
+from cse.batch import Batch, EncoderOutput, Views
 from cse.interfaces import StepContext
 
 Similarity = Callable[[Tensor, Tensor], Tensor]  # (A, D'), (N, D') -> (A, N)
@@ -140,6 +140,13 @@ def _by_role(values: Tensor, num_positives: int) -> Tensor:
     """(B, V) per view -> (N,) per candidate: all positives, then all hard negatives."""
     p = num_positives
     return torch.cat([values[:, 1 : 1 + p].flatten(), values[:, 1 + p :].flatten()])
+
+
+def views_of(output: EncoderOutput, batch: Batch, ctx: StepContext) -> Views:
+    """The views of all processes, with gradient, given what an encoder makes of this process's rows (b V, ...)."""
+    both = (output.projected, output.embedding)
+    projected, embedding = (ctx.gather(v.view(-1, batch.views, v.shape[-1])) for v in both)  # (B, V, D'), (B, V, D)
+    return Views.split(projected, embedding, batch.num_positives)
 
 
 def gathered(vectors: Tensor, present: Tensor, ctx: StepContext) -> tuple[Tensor, Tensor]:

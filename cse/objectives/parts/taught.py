@@ -8,11 +8,22 @@ import torch
 from torch import Tensor
 
 from cse.batch import Batch, Views
-from cse.interfaces import StepContext, Teacher
+from cse.interfaces import Objective, StepContext, Teacher
 from cse.objectives.parts.functional import normalize
 
 Similarity = Literal["dot", "cosine"]
 DOT = "The vectors were trained by their dot product: compare them by it, not by their cosine."
+
+
+class Taught(Objective):
+    """An objective that asks a teacher, or, without one, reads what one gave each row of the data (`Batch.teacher`)."""
+
+    teacher: Teacher | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher is None:
+            self.requires |= {"teacher"}
 
 
 def student_scores(views: Views, batch: Batch, similarity: Similarity, objective: str) -> Tensor:

@@ -12,10 +12,7 @@ class Wrapper(Objective):
     """An objective around others, its terms, which a subclass keeps as attributes.
 
     It has the flags of the sum of its terms. They are promises for what a subclass adds, too: if the terms weigh their
-    rows, so does it, or it sets `weighs_rows` to False after `super().__init__(term)`.
-
-    Args:
-        terms: The objectives.
+    rows, so does it, or its `__post_init__` sets `weighs_rows` to False after that of this class.
 
     Attributes:
         needs_vectors: Whether it refuses terms that do not read the vectors of the views, since it reads them itself.
@@ -26,11 +23,12 @@ class Wrapper(Objective):
         UserError: The terms shape different similarities; or, in `setup`, a term is refused.
     """
 
-    needs_vectors: bool = True
-    changes_vectors: bool = False
+    needs_vectors = True
+    changes_vectors = False
 
-    def __init__(self, *terms: Objective) -> None:
-        super().__init__()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        terms = self._terms()
         shaped = [(type(term).__name__, term.similarity) for term in terms if term.trains_vectors]
         if len({similarity for _, similarity in shaped}) > 1:
             raise UserError(
@@ -38,7 +36,6 @@ class Wrapper(Objective):
                 f"{', '.join(map(': '.join, shaped))}\n"
                 "fix: give terms of one similarity, in which the vectors are then compared"
             )
-        self.requires = frozenset().union(*(term.requires for term in terms))
         self.cacheable = all(term.cacheable for term in terms)
         self.contrasts = any(term.contrasts for term in terms)
         self.uses_views = any(term.uses_views for term in terms)
@@ -50,12 +47,14 @@ class Wrapper(Objective):
 
     def setup(self, encoder: Encoder) -> None:
         """Set up the terms, and refuse those that do not fit."""
-        terms = [part for part in held(self) if isinstance(part, Objective)]
-        for term in terms:
-            self.check_term(term)
+        for term in self._terms():
+            self._check_term(term)
         super().setup(encoder)
-        for term in terms:
-            self.check_head(term)
+        for term in self._terms():
+            self._check_head(term)
+
+    def _terms(self) -> list[Objective]:
+        return [part for part in held(self) if isinstance(part, Objective)]
 
     def check_exported(self, encoder: Encoder, what: str) -> None:
         """Refuse an encoder whose head is not exported, so that the vectors that terms get are not those of users."""
@@ -65,7 +64,7 @@ class Wrapper(Objective):
                 "fix: --encoder.export_head=true, or --encoder.head=none"
             )
 
-    def check_term(self, term: Objective) -> None:
+    def _check_term(self, term: Objective) -> None:
         """Refuse a term that does not read vectors, if it gets some."""
         if self.needs_vectors and not term.uses_views:
             wrapper, name = type(self).__name__, type(term).__name__
@@ -75,7 +74,7 @@ class Wrapper(Objective):
                 f"fix: {inside}, or wrap another objective, such as SimCSE"
             )
 
-    def check_head(self, term: Objective) -> None:
+    def _check_head(self, term: Objective) -> None:
         """Refuse a term that, after its setup, has weights or a queue for other vectors than those that it gets."""
         objectives = [m for m in term.modules() if isinstance(m, Objective) and self.changes_vectors]
         heads = [m for m in objectives if any(p.requires_grad for p in m.parameters())]
