@@ -85,7 +85,7 @@ class _Options(nn.Module, ABC):
         """Make the constructor of a subclass that has none, nor inherits one that was written and adds no option."""
         super().__init_subclass__()
         if _Options in cls.__bases__:
-            return  # its annotated attributes are no options
+            return  # its annotated attributes are not options
         base = next(kind for kind in cls.__mro__[1:] if "__init__" in vars(kind))
         written = issubclass(base, _Options) and "__dataclass_fields__" not in vars(base)
         if "__init__" not in vars(cls) and (inspect.get_annotations(cls) or not written):
