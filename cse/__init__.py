@@ -10,7 +10,11 @@ evaluators; and those that a method of one's own is made of. Everything is impor
 
 from __future__ import annotations
 
+import os
+
 from cse.errors import on_demand
+
+os.environ.setdefault("USE_HUB_KERNELS", "NO")  # else transformers fetches code from the Hub for a model on a GPU
 
 __version__ = "0.1.0"
 __getattr__, __all__ = on_demand(__name__)  # `cse --help` does not pay for torch

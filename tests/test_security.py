@@ -1,9 +1,11 @@
 """Each sentence that SECURITY.md promises is held by tests, which are named here."""
 
 import ast
+import os
 import pickle
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from cse.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 HELD = {  # how a sentence begins -> the tests that hold it, part by part
     "A recipe is code": ["faults/test_recipes.py::test_what_a_stranger_may_name_is_checked_where_it_is_imported"],
+    "For a model on a GPU": ["test_security.py::test_no_kernels_of_the_hub_unless_asked_for"],
     "A recipe may name classes": [
         "training/test_recipe_file.py::test_what_the_user_names_is_trusted",
         "training/test_recipe_file.py::test_the_environment_names_trusted_modules",
@@ -160,3 +163,13 @@ def test_the_audit_fails_where_pip_audit_does(answer, tmp_path):
     assert frozen.startswith("-m pip freeze")
     assert audited.startswith("-m pip_audit --strict ")  # one that cannot be looked up fails too
     assert audited.endswith(f"-r {tmp_path}/installed.txt")
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, False), ("YES", True)])
+def test_no_kernels_of_the_hub_unless_asked_for(given, used):
+    """Seen by transformers in a process of its own; the rehearsal on CUDA fails if one is fetched."""
+    script = "import cse; from transformers.integrations import hub_kernels; print(hub_kernels._kernels_enabled())"
+    environment = {name: value for name, value in os.environ.items() if name != "USE_HUB_KERNELS"}
+    environment |= {} if given is None else {"USE_HUB_KERNELS": given}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, text=True, capture_output=True, check=True)
+    assert ended.stdout.strip() == str(used)

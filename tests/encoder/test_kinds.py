@@ -1,5 +1,6 @@
 """What a model is told from its settings; and every recipe on every kind of model, or why it cannot train it."""
 
+import itertools
 import json
 import os
 import signal
@@ -280,15 +281,14 @@ def test_settings_of_an_encoder_are_the_published_ones(tiny_bert):
 
 
 def test_nothing_of_the_demo_reaches_another_model(model_of, tmp_path):
-    """Each recipe on one of three kinds of models."""
     texts = write_texts(tmp_path)
-    for i, name in enumerate(RECIPES):
-        kind, own = ("bert", "llama", "prompts")[i % 3], name in AT_THE_MASK  # whose template and pooler are the method
+    for name, kind in itertools.product(RECIPES, ["bert", "llama", "prompts"]):
+        own = name in AT_THE_MASK  # whose template and pooler are the method
         data = [] if name == "mixture" else [f"--data={texts}"]
         config = recipes.load(name, [f"--encoder={model_of(kind)}", *data]).config
         encoder, pretrains = config.encoder.init_args, name.startswith("pretrain-")
         assert encoder.layers is None
-        assert config.trainer.max_steps is None
+        assert config.trainer.max_steps is None, f"{name}, {kind}"
         assert (encoder.template is not None) == (own or (kind == "llama" and not pretrains))
         assert vars(config.data.init_args).get("max_words") is None
         assert encoder.pooler is None or own or pretrains or kind != "prompts"
