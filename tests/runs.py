@@ -10,16 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cse import cli
-from cse.data.datasets import Texts, Triplets
-from cse.data.views.texts import TextViews
-from cse.encoder.model import Encoder
-from cse.interfaces import Callback, Evaluator
-from cse.objectives.simcse import SimCSE
-from cse.recipe.settings import Settings
+from cse import Callback, Encoder, Evaluator, Run, Settings, SimCSE, Texts, TextViews, Trainer, Triplets, cli
 from cse.seeding import seed_dropout
-from cse.training.run import Run
-from cse.training.trainer import Trainer
 from tests.conftest import WORDS
 
 TIMINGS = {"seconds", "eval_seconds", "sentences_per_s", "steps_per_s", "peak_mb", "graphs"}

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from transformers import AutoConfig, AutoTokenizer, BertForSequenceClassification
 
-from cse import cli
-from cse.encoder.model import Encoder
+from cse import Encoder, cli
 from cse.files import write_sealed
 from tests.models import save_tiny
 

@@ -14,10 +14,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from cse import cli
+from cse import Encoder, cli
 from cse import recipe as recipes
 from cse.commands import verbs
-from cse.encoder.model import Encoder
 from eval import method_table, systems
 from tests.models import save_tiny
 

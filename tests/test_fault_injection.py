@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cse import cli
-from cse.encoder.model import Encoder
+from cse import Encoder, cli
 from tests.publish.conftest import elsewhere, hub
 from tests.runs import write_recipe, write_texts
 

@@ -7,9 +7,8 @@ import threading
 import pytest
 from huggingface_hub import close_session, constants
 
-from cse import cli
+from cse import Encoder, cli
 from cse.assets import hub
-from cse.encoder.model import Encoder
 
 NO_MODEL, NO_DATA = "'org/name' cannot be loaded", "org/data cannot be loaded"
 TRAIN = "train simcse-unsup --run-dir new --trainer.batch_size=4"

@@ -15,12 +15,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cse import recipe
-from cse.data.datasets import Texts
+from cse import Texts, UserError, recipe
 from cse.encoder.checkpoint.layout import ACTIVATION_PATHS, LEGACY, TRANSFORMER, Dense, Layout, module_list
 from cse.encoder.poolers import POOLERS
 from cse.encoder.template import bake, template_of
-from cse.errors import UserError
 from cse.recipe import Recipe
 
 FIXED = settings(

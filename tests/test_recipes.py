@@ -8,16 +8,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from cse import cli
+from cse import Masked, MaskedLM, SimCSE, Texts, TextViews, UserError, cli
 from cse import recipe as recipes
 from cse.commands import recipe as recipe_command
-from cse.data.datasets import Texts
-from cse.data.views.around import Masked
-from cse.data.views.texts import TextViews
-from cse.errors import UserError
 from cse.evaluation.evaluators import sts_rows
-from cse.objectives.masked_lm import MaskedLM
-from cse.objectives.simcse import SimCSE
 from cse.recipe.files import merge
 from tests.refusals import refuses
 from tests.runs import write_texts

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cse.data.datasets import Texts
-from cse.errors import UserError
+from cse import Texts, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 HELD = {  # how a sentence begins -> the tests that hold it, part by part

@@ -6,10 +6,9 @@ import shutil
 import pytest
 
 import cse
-from cse import cli
+from cse import Encoder, cli
 from cse.adapting import adapt as adapting
 from cse.adapting.material import evaluator, halves, prepare
-from cse.encoder.model import Encoder
 from tests.conftest import WORDS
 
 

@@ -13,18 +13,12 @@ import torch
 from scipy.stats import spearmanr
 
 import cse
-from cse import cli
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse import Encoder, Lora, SoftPrompts, UserError, cli, push, static_checkpoint
 from cse.encoder.heads import Normalize
-from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.evaluation import benchmark, speed
 from cse.evaluation.reports.table import at_width, show
-from cse.inference.static import static_checkpoint
 from cse.inference.variants import megabytes, variants
 from cse.publish.card import write_card
-from cse.publish.hub import push
 from cse.publish.stage import stage
 from tests.conftest import WORDS
 from tests.encoder.helpers import learn

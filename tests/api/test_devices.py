@@ -5,9 +5,8 @@ import pytest
 import torch
 
 import cse
-from cse.encoder.model import Encoder
-from cse.inference.whiten import fit_whitening, whiten_checkpoint
-from cse.mining.miners import TopK
+from cse import Encoder, TopK, whiten_checkpoint
+from cse.inference.whiten import fit_whitening
 from tests.mining.conftest import checkpoint, rows
 from tests.runs import write_texts
 

@@ -10,8 +10,7 @@ import torch
 import yaml
 
 import cse
-from cse import cli
-from cse.interfaces import Objective
+from cse import Objective, cli
 from cse.seeding import seed_dropout
 from tests.runs import TRAINER, Spread, Strikes, metrics, weights, write_recipe, write_texts
 

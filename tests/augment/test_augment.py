@@ -10,6 +10,7 @@ from math import sqrt
 
 import pytest
 
+from cse import Augmentation, AugmentedViews, Encoder, Example
 from cse.augment import (
     CharacterEdit,
     CharacterNoise,
@@ -30,11 +31,7 @@ from cse.augment import (
     render,
 )
 from cse.augment.words import ALIKE, EDITS, NEIGHBORS
-from cse.batch import Example
 from cse.data.tokens import TokenStore
-from cse.data.views.texts import AugmentedViews
-from cse.encoder.model import Encoder
-from cse.interfaces import Augmentation
 from tests.conftest import WORDS
 from tests.refusals import refuses
 

@@ -5,11 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
-from cse.batch import Example
+from cse import BothWays, Encoder, Example, Halves, Masked, RandomSpans, TextViews
 from cse.data.tokens import TokenStore
-from cse.data.views.around import BothWays, Masked, RandomSpans
-from cse.data.views.texts import Halves, NestedViews, TextViews
-from cse.encoder.model import Encoder
+from cse.data.views.texts import NestedViews
 from tests.conftest import WORDS
 from tests.refusals import refuses
 

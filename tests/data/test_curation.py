@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from cse.data import Texts
+from cse import Texts, UserError
 from cse.data.tools.curation import Entries, curate, keep_probability, threshold
-from cse.errors import UserError
 from tests.cases import cases, load
 
 

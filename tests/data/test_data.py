@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cse.batch import Example
+from cse import Example, Pairs, ScoredPairs, Texts, Triplets
 from cse.data import datasets as data
-from cse.data.datasets import Pairs, ScoredPairs, Texts, Triplets
 from cse.data.reading.sources import HUB_ID
 from tests.refusals import refuses
 

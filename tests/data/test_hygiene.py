@@ -6,15 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from cse import cli
+from cse import Encoder, Pairs, Texts, Trainer, Triplets, cli
 from cse.data import checks as hygiene
 from cse.data.checks import examine, lengths, stats
-from cse.data.datasets import Pairs, Texts, Triplets
 from cse.data.reading.texts import same_text_key
 from cse.data.tokens import TokenStore
-from cse.encoder.model import Encoder
 from cse.training.callbacks import DataCheck
-from cse.training.trainer import Trainer
 from tests.conftest import WORDS
 from tests.refusals import refuses
 from tests.runs import Spread, make_run, write_recipe, write_texts

@@ -5,10 +5,7 @@ import math
 import pytest
 import torch
 
-from cse.batch import Example
-from cse.data.views.around import Masked
-from cse.data.views.texts import TextViews
-from cse.encoder.model import Encoder
+from cse import Encoder, Example, Masked, TextViews
 from tests.data.test_collators import ready, singles
 from tests.encoder.helpers import bert
 from tests.models import save_tiny

@@ -4,12 +4,11 @@ from collections import Counter
 
 import pytest
 
+from cse import Encoder, Example, Halves
 from cse.augment import WordReordering
-from cse.batch import Example
 from cse.commands.augment import views_of
 from cse.data.tokens import TokenStore
-from cse.data.views.texts import Halves, NestedViews, halves
-from cse.encoder.model import Encoder
+from cse.data.views.texts import NestedViews, halves
 
 TEN = "zero one two three four five six seven eight nine"
 

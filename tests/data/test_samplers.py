@@ -9,12 +9,10 @@ from functools import partial
 import numpy as np
 import pytest
 
+from cse import ClusterBatches, Example, LabelBatches, NegativesAsRows, NoDuplicates, Pairs, UserError
 from cse import recipe as recipes
-from cse.batch import Example
-from cse.data.datasets import Pairs
 from cse.data.loader import StepBatches
-from cse.data.samplers import ClusterBatches, LabelBatches, NegativesAsRows, NoDuplicates, Permuted
-from cse.errors import UserError
+from cse.data.samplers import Permuted
 from tests.refusals import refuses
 from tests.runs import write_recipe
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cse.data.datasets import Pairs, Texts
+from cse import Pairs, Texts, UserError
 from cse.data.reading.sources import column_names
-from cse.errors import UserError
 from tests.refusals import refuses
 
 ROWS = [("one two", "eins zwei"), ("three", "drei"), ("four", "vier")]

@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from cse.batch import Example
+from cse import Encoder, Example, Masked, Propositions, RandomSpans, SpanViews, TextViews
 from cse.commands.augment import views_of
-from cse.data.marked import Propositions, grouped
+from cse.data.marked import grouped
 from cse.data.tokens import TokenStore
-from cse.data.views.around import Masked, RandomSpans
-from cse.data.views.texts import SpanViews, TextViews
-from cse.encoder.model import Encoder
 from tests.refusals import refuses
 
 ROWS = [

@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 
-from cse.batch import Example
-from cse.data import Mixture, Pairs, ScoredPairs, Source, Texts, Triplets
+from cse import Example, Mixture, Pairs, ScoredPairs, Source, Texts, Triplets, UserError
 from cse.data.part import divide
 from cse.data.tools.writing import names_of, records, write_rows
-from cse.errors import UserError
 from tests.refusals import refuses
 
 

@@ -3,13 +3,9 @@
 import pytest
 import torch
 
-from cse.batch import Example
+from cse import BothWays, Encoder, Example, InTemplates, Masked, RandomSpans, TextViews, UserError
 from cse.commands.augment import views_of
 from cse.data.tokens import TokenStore
-from cse.data.views.around import BothWays, InTemplates, Masked, RandomSpans
-from cse.data.views.texts import TextViews
-from cse.encoder.model import Encoder
-from cse.errors import UserError
 from tests.models import save_tiny
 
 OWN, SECOND, THIRD = "the cat {text} sat {mask} on", "a dog {text} ran {mask} fast", "red sun {text} moon {mask} tree"

@@ -9,16 +9,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse import Encoder, Experts, Lora, SoftPrompts, Trainer, UserError
 from cse.encoder.checkpoint.identity import model_hash
 from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.heads import Dense
-from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.inference.experts import Experts
 from cse.publish.stage import find_adapter, stage
-from cse.training.trainer import Trainer
 from tests.encoder.helpers import learn
 from tests.models import save_tiny
 from tests.refusals import refuses

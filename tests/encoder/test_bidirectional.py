@@ -8,13 +8,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse import Encoder, Lora, SoftPrompts, UserError
 from cse.encoder.checkpoint.identity import model_hash
 from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.kinds import looks_ahead
-from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.publish.card.usage import read_published, transformers_code
 from cse.publish.stage import find_adapter
 from tests.encoder.helpers import learn, loads_everywhere

@@ -6,9 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-from cse.encoder.dropout import Cutoff, Dropout, dropout_rate, dropouts
-from cse.encoder.model import Encoder
-from cse.errors import UserError
+from cse import Dropout, Encoder, UserError
+from cse.encoder.dropout import Cutoff, dropout_rate, dropouts
 from tests.conftest import WORDS
 from tests.models import CAUSAL, ENCODERS, save_tiny
 

@@ -5,14 +5,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from cse.batch import Batch
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.adapters.soft_prompts import SoftPrompts
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
+from cse import Batch, Dropout, Encoder, Lora, SimCSE, SoftPrompts, StepContext
 from cse.encoder.poolers import POOLERS, get_pooler
-from cse.interfaces import StepContext
-from cse.objectives.simcse import SimCSE
 from cse.training.learner import Learner
 from tests.cases import below, cases, load, state
 from tests.encoder.helpers import learn, loads_everywhere

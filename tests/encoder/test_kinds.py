@@ -13,13 +13,10 @@ import yaml
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
+from cse import Callback, Encoder, Lora, SoftPrompts
 from cse import recipe as recipes
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.kinds import detect
-from cse.encoder.model import Encoder
-from cse.interfaces import Callback
 from cse.recipe.options import read
 from cse.training.sources import similarities
 from cse.training.start import resume, train

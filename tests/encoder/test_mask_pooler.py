@@ -7,12 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse import Encoder, Lora, SoftPrompts, export
 from cse.encoder.checkpoint.layout import Layout
-from cse.encoder.model import Encoder
 from cse.encoder.template import added_ids, added_in, mask_position
-from cse.inference.export import OnnxEncoder, export
+from cse.inference.export import OnnxEncoder
 from cse.publish.card.usage import transformers_code
 from tests.encoder.helpers import loads_everywhere
 from tests.models import ENCODERS, save_tiny

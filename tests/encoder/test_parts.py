@@ -10,11 +10,8 @@ import numpy as np
 import pytest
 
 import cse
+from cse import Encoder, Lora, SoftPrompts, UserError
 from cse import recipe as recipes
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.adapters.soft_prompts import SoftPrompts
-from cse.encoder.model import Encoder
-from cse.errors import UserError
 
 
 @pytest.fixture

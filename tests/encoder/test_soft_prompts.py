@@ -8,16 +8,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import DynamicCache
 
-from cse.batch import Batch
+from cse import Batch, Dropout, Encoder, PromCSE, SimCSE, SoftPrompts, StepContext, Trainer
 from cse.encoder import prefix
-from cse.encoder.adapters.soft_prompts import SoftPrompts
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.objectives.promcse import PromCSE
-from cse.objectives.simcse import SimCSE
 from cse.training.learner import Learner
-from cse.training.trainer import Trainer
 from tests.cases import below, cases, load, not_offered, state
 from tests.encoder.helpers import loads_everywhere
 from tests.models import from_weights, save_beside

@@ -6,13 +6,9 @@ import pytest
 import torch
 from transformers import AutoModel
 
+from cse import Dropout, Encoder, Lora, SoftPrompts, UserError
 from cse.encoder import fast
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.adapters.soft_prompts import SoftPrompts
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
 from cse.encoder.poolers import POOLERS
-from cse.errors import UserError
 from tests.encoder.helpers import learn
 from tests.models import CAUSAL, ENCODERS
 

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from cse import Encoder, UserError
 from cse.encoder.heads import Dense, Normalize
-from cse.encoder.model import Encoder
 from cse.encoder.texts import NOWHERE, Windows, inside, places, starts, tokenize_with_places, words
-from cse.errors import UserError
 from tests.cases import cases, load
 from tests.conftest import WORDS
 from tests.models import save_tiny

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from cse.encoder.model import Encoder
-from cse.errors import UserError
+from cse import Encoder, UserError
 from cse.evaluation import encoding
 from cse.evaluation.encoding import changing, embedder, to_numpy
 

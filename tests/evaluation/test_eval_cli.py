@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cse import STSEvaluator, evaluate
 from cse.cli import main
 from cse.encoder.checkpoint.identity import model_hash
-from cse.evaluation import evaluate
-from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.evaluation.loading import load_model
 from cse.evaluation.results import default_out
 from eval import cli as checkout

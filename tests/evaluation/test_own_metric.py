@@ -6,10 +6,8 @@ import pytest
 import yaml
 
 import cse
-from cse import cli
-from cse.encoder.model import Encoder
+from cse import Encoder, STSEvaluator, cli
 from cse.evaluation import Triplets
-from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.evaluation.results import Scored
 from cse.publish import card
 from tests.evaluation.helpers import Numbers

@@ -5,8 +5,7 @@ import json
 import pytest
 
 import cse.evaluation
-from cse import cli
-from cse.encoder.model import Encoder
+from cse import Encoder, cli
 from cse.evaluation.recognize import own_rows, recognize
 from tests.evaluation.helpers import write_beir
 from tests.refusals import refuses

@@ -1,8 +1,7 @@
 import pytest
 
-from cse.errors import UserError
+from cse import STSEvaluator, UserError
 from cse.evaluation.evaluator import RowEvaluator, Several, chosen, require_distinct, rows_hash, run_evaluator, scores
-from cse.evaluation.evaluators.sts import STSEvaluator
 from cse.evaluation.reports import table
 from cse.evaluation.scoring import describe
 from cse.publish import card

@@ -9,14 +9,12 @@ import pytest
 from scipy.stats import spearmanr
 
 import cse
-from cse import cli
+from cse import Encoder, Evaluator, cli, evaluate
 from cse.encoder.heads import Normalize
-from cse.encoder.model import Encoder
 from cse.evaluation.encoding import Reduced
 from cse.evaluation.reports.reporting import report
 from cse.evaluation.reports.table import reduced, series
-from cse.evaluation.scoring import evaluate, first_dimensions
-from cse.interfaces import Evaluator
+from cse.evaluation.scoring import first_dimensions
 from cse.publish.card import PLOT, write_card
 from cse.publish.stage import stage
 from tests.conftest import WORDS

@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cse
-from cse import cli
-from cse.encoder.model import Encoder
+from cse import Encoder, cli
 from cse.mining.given import Vectors
 from tests.refusals import refuses
 

@@ -16,8 +16,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from cse.encoder.model import Encoder
-from cse.errors import UserError
+from cse import Encoder, UserError
 from cse.files import read_sealed, sha256_file, write_sealed
 
 TEXTS = ["the cat sat", "a dog ran fast on a mat"]

@@ -7,8 +7,7 @@ import sys
 import pytest
 import yaml
 
-from cse import cli, recipe
-from cse.errors import UserError
+from cse import UserError, cli, recipe
 from cse.recipe.schema import COMPONENTS, Schema, declared
 
 MODULE = "unread_module"

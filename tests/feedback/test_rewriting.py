@@ -4,10 +4,8 @@ import json
 
 import pytest
 
-from cse import cli
+from cse import Pairs, TextViews, cli
 from cse import recipe as recipes
-from cse.data.datasets import Pairs
-from cse.data.views.texts import TextViews
 from cse.feedback import prompts, tasks
 from cse.feedback.answers import Unusable, parse
 from tests.feedback.helpers import lines, rows, write_records

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cse import cli
-from cse.encoder.model import Encoder
+from cse import Encoder, cli
 from tests.conftest import WORDS
 from tests.models import save_tiny, save_words
 

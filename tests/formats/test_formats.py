@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cse import cli, open_vectors
-from cse.data.datasets import Triplets
-from cse.encoder.model import Encoder
+from cse import Encoder, Triplets, cli, open_vectors
 from cse.evaluation import results
 from cse.recipe import load
 from cse.training.checkpoint import load_progress

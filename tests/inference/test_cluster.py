@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 import cse
+from cse import ClusterBatches, Encoder
 from cse.cli import main
-from cse.data.samplers import ClusterBatches
-from cse.encoder.model import Encoder
 from cse.encoder.vectors import unit
 from cse.inference import cluster as clustering
 from cse.inference.cluster import k_means

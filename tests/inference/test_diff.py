@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 import cse
-from cse import cli
-from cse.encoder.model import Encoder
-from cse.inference.diff import align, delete, diff
+from cse import Encoder, cli, diff
+from cse.inference.diff import align, delete
 from tests.cases import cases, load, settings
 from tests.refusals import refuses
 

@@ -5,9 +5,7 @@ import pytest
 import torch
 
 import cse
-from cse import cli
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.model import Encoder
+from cse import Encoder, Lora, cli
 from cse.objectives.parts.functional import contrast
 from tests.cases import cases, load
 from tests.encoder.helpers import learn

@@ -7,13 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from cse import cli
+from cse import Encoder, Lora, SoftPrompts, UserError, cli
 from cse.commands.verbs import ONNX
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.heads import Dense, Normalize
-from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.inference import export
 from cse.inference.export import OnnxEncoder
 from tests.conftest import WORDS

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from pyarrow.parquet import read_table
 
-from cse import open_vectors
+from cse import Calibration, Encoder, dequantize, nearest, open_vectors, quantize
 from cse.cli import main
 from cse.encoder.heads import Normalize
-from cse.encoder.model import Encoder
-from cse.inference.quantize import FILE, Calibration, dequantize, nearest, quantize, rendered
+from cse.inference.quantize import FILE, rendered
 from cse.publish.card import write_card
 from cse.publish.card.usage import quantize_code
 from cse.publish.hub import published

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 import cse
-from cse import cli
+from cse import Encoder, cli, open_vectors
 from cse.data.reading.files import FileReader
-from cse.encoder.model import Encoder
 from cse.inference.encode import TextFile, cut_into
 from cse.inference.encode import encode_file as encode
-from cse.inference.shards import Shard, ShardedVectors, chosen, launched, missing, open_vectors
+from cse.inference.shards import Shard, ShardedVectors, chosen, launched, missing
 from tests.inference.helpers import Killed, kill_after, lines
 from tests.refusals import refuses
 

@@ -6,9 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cse import cli
+from cse import Encoder, cli
 from cse.commands.similarity import top_k
-from cse.encoder.model import Encoder
 
 A, B = ["the cat sat", "a dog ran fast", ""], ["the dog sat", "a red house", "the moon"]
 SHORT = "the cat"

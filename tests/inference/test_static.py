@@ -12,12 +12,11 @@ from sentence_transformers.models import Dense, Normalize, StaticEmbedding
 from tokenizers import Tokenizer
 
 import cse
+from cse import Encoder, UserError, static_checkpoint
 from cse.cli import main
 from cse.encoder.checkpoint.layout import Layout
-from cse.encoder.model import Encoder
 from cse.encoder.vectors import unit
-from cse.errors import UserError
-from cse.inference.static import fit_table, sortedness, static_checkpoint, token_vectors
+from cse.inference.static import fit_table, sortedness, token_vectors
 from cse.publish.card import write_card
 from cse.publish.stage import stage
 from tests.cases import cases, load

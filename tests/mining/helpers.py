@@ -4,9 +4,8 @@ import json
 
 import numpy as np
 
-from cse import cli
+from cse import Encoder, cli
 from cse.data.reading.texts import same_text_key as key
-from cse.encoder.model import Encoder
 
 
 def mined(*options, data="texts.txt", vectors="graph.npy"):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import cse
-from cse import cli
-from cse.encoder.model import Encoder
+from cse import Encoder, cli
 from cse.mining.given import Vectors
 from cse.mining.miners import Bands, dealt
 from tests.mining.conftest import ROWS

@@ -6,8 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from cse.batch import Example
-from cse.data.datasets import Pairs, Triplets
+from cse import Example, Pairs, Triplets
 from cse.data.reading.texts import StoredTexts, same_text_key
 from cse.mining import corpus as on_disk
 from cse.mining.corpus import Corpus

@@ -5,10 +5,8 @@ import json
 
 import numpy as np
 
-from cse import cli
-from cse.data.datasets import Triplets
+from cse import Encoder, Triplets, cli
 from cse.data.reading.texts import same_text_key as key
-from cse.encoder.model import Encoder
 from tests.mining.helpers import cosines, slow
 from tests.runs import write_texts
 

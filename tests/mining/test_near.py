@@ -3,14 +3,7 @@
 import numpy as np
 import pytest
 
-from cse.data.datasets import Texts, Triplets
-from cse.data.views.texts import TextViews
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.mining.miners import TopK
-from cse.mining.refresh import NearTexts
-from cse.objectives.pcc_tuning import PccTuning
+from cse import Dropout, Encoder, NearTexts, PccTuning, Texts, TextViews, TopK, Triplets, UserError
 from cse.seeding import seed_dropout
 from cse.teachers.copy import EncoderCopy
 from cse.training import preflight

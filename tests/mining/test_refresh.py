@@ -4,16 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from cse.batch import Batch, Example
+from cse import Batch, Dropout, Encoder, Example, Masked, Random, RefreshNegatives, TextViews, TopK, Trainer
 from cse.data.tokens import TokenStore
-from cse.data.views.around import Masked
-from cse.data.views.texts import TextViews
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.mining.miners import Random, TopK
-from cse.mining.refresh import RefreshNegatives, RowsWithNegatives
+from cse.mining.refresh import RowsWithNegatives
 from cse.seeding import seed_dropout
-from cse.training.trainer import Trainer
 from tests.refusals import refuses
 from tests.runs import NO_DROPOUT, Dies, make_run, metrics, weights, write_recipe, write_texts
 

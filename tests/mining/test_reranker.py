@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from pyarrow.parquet import read_table
 
-from cse import cli
-from cse.data import Triplets
+from cse import Triplets, cli
 from cse.data.reading.texts import same_text_key as key
 from tests.mining.helpers import cosines
 

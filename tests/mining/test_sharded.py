@@ -6,8 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cse import cli
-from cse.data.datasets import Triplets
+from cse import Triplets, cli
 from cse.encoder.vectors import unit
 from cse.inference.shards import Shard, claim
 from cse.mining import neighbors

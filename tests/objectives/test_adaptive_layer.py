@@ -3,15 +3,9 @@
 import pytest
 import torch
 
-from cse.batch import Batch, EncoderOutput, Views
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.model import Encoder
+from cse import AdaptiveLayer, Batch, Encoder, EncoderOutput, Lora, Matryoshka, SimCSE, StepContext, Views
 from cse.encoder.poolers import get_pooler
-from cse.interfaces import StepContext
 from cse.objectives import adaptive_layer, matryoshka
-from cse.objectives.adaptive_layer import AdaptiveLayer
-from cse.objectives.matryoshka import Matryoshka
-from cse.objectives.simcse import SimCSE
 from cse.seeding import torch_rng
 from tests.cases import cases, load
 from tests.models import save_tiny

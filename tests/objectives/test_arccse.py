@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from cse.batch import Views
-from cse.objectives.arccse import ArcCSE
+from cse import ArcCSE, Views
 from tests.cases import cases, load
 from tests.objectives.helpers import Case, agrees, batch_of, run
 

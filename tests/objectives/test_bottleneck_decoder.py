@@ -5,13 +5,7 @@ import torch
 from safetensors import safe_open
 from transformers import BertConfig, BertForMaskedLM
 
-from cse.batch import Batch
-from cse.data.views.around import Masked
-from cse.data.views.texts import TextViews
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.objectives.bottleneck_decoder import BottleneckDecoder
+from cse import Batch, BottleneckDecoder, Dropout, Encoder, Masked, StepContext, TextViews
 from cse.objectives.parts.decoders import embedded
 from cse.seeding import torch_rng
 from cse.training.learner import Learner

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from cse.objectives.clhaif import CLHAIF
-from cse.objectives.simcse import SimCSE
+from cse import CLHAIF, SimCSE
 from tests.cases import cases, load
 from tests.objectives.helpers import agrees, run
 

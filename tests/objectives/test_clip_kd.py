@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cse.objectives.clip_kd import ClipKD
-from cse.teachers.frozen import FrozenViewEncoder
+from cse import ClipKD, FrozenViewEncoder
 from tests.cases import cases, load
 from tests.objectives.helpers import Case, agrees, run, sized, vectors
 

@@ -3,11 +3,7 @@
 import pytest
 import torch
 
-from cse.data.views.around import Masked
-from cse.data.views.texts import TextViews
-from cse.encoder.model import Encoder
-from cse.objectives.cocondenser import CoCondenser
-from cse.objectives.masked_lm import MaskedLM
+from cse import CoCondenser, Encoder, Masked, MaskedLM, TextViews
 from tests.cases import cases, load
 from tests.objectives.helpers import Case, agrees, batch_of, collated, refuses, set_up, step
 

@@ -7,15 +7,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from cse.batch import Views
-from cse.data.views.texts import Halves, TextViews
-from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.interfaces import StepContext
-from cse.objectives.compcse import CompCSE
+from cse import CompCSE, Encoder, Halves, StepContext, TextViews, Trainer, UserError, Views
 from cse.training.gradcache import backward
 from cse.training.learner import Learner
-from cse.training.trainer import Trainer
 from tests.cases import cases, load
 from tests.objectives.helpers import Case, agrees, batch_of, collated
 from tests.runs import make_run

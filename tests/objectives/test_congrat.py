@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cse.batch import Views
-from cse.data.views.texts import TextViews
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.objectives.congrat import ConGraT
-from cse.teachers.frozen import FrozenEncoder
+from cse import ConGraT, Encoder, FrozenEncoder, StepContext, TextViews, Views
 from tests.cases import cases, load
 from tests.objectives.helpers import agrees, batch_of, collated, vectors
 

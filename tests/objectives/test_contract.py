@@ -8,15 +8,8 @@ import pytest
 import torch
 
 import cse.objectives
-from cse.batch import LossOutput
-from cse.errors import UserError
-from cse.interfaces import Objective
-from cse.objectives.euclip import EuCLIP
-from cse.objectives.masked_lm import MaskedLM
+from cse import EuCLIP, LossOutput, MaskedLM, Objective, SimCSE, Triplet, UserError, WeightedSum
 from cse.objectives.parts.wrapper import Wrapper
-from cse.objectives.simcse import SimCSE
-from cse.objectives.triplet import Triplet
-from cse.objectives.weighted_sum import WeightedSum
 from cse.seeding import torch_rng
 from cse.teachers.copy import Average
 from cse.training.learner import Learner

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cse.objectives.cosine_distillation import CosineDistillation
-from cse.teachers.frozen import FrozenViewEncoder
+from cse import CosineDistillation, FrozenViewEncoder
 from tests.objectives.helpers import Case, run, sized
 
 

@@ -4,11 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, linear
 
-from cse.batch import Views
-from cse.data.views.texts import TextViews
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.objectives.dclr import DCLR
+from cse import DCLR, Encoder, StepContext, TextViews, Views
 from cse.objectives.parts.candidates import in_batch
 from cse.objectives.parts.functional import all_entries_bce, cosine_matrix
 from cse.seeding import torch_rng

@@ -6,10 +6,7 @@ DenoSent's decoder is tested with DenoSent, and the others against their authors
 import pytest
 import torch
 
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.errors import UserError
+from cse import Dropout, Encoder, Lora, UserError
 from cse.objectives.parts.decoders import CausalDecoder, CrossDecoder, FirstDecoder
 from tests.models import save_tiny
 from tests.objectives.helpers import refuses

@@ -5,12 +5,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
-from cse.batch import Batch
-from cse.data.views.texts import TextViews
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.objectives.denosent import DenoSent
+from cse import Batch, DenoSent, Dropout, Encoder, StepContext, TextViews
 from cse.training.learner import Learner
 from tests.cases import below, cases, load
 from tests.models import save_beside

@@ -5,14 +5,7 @@ import math
 import pytest
 import torch
 
-from cse.batch import Batch, Views
-from cse.data.views.around import Masked
-from cse.data.views.texts import TextViews
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.objectives.diffcse import DiffCSE
+from cse import Batch, DiffCSE, Dropout, Encoder, Lora, Masked, StepContext, TextViews, Views
 from cse.training.learner import Learner
 from tests.cases import below, cases, load, state
 from tests.models import from_weights, save_beside, save_tiny

@@ -5,8 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from cse.objectives.feature_distillation import FeatureDistillation
-from cse.teachers.frozen import FrozenViewEncoder
+from cse import FeatureDistillation, FrozenViewEncoder
 from tests.objectives.helpers import Case, run, sized
 
 

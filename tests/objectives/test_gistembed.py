@@ -5,9 +5,7 @@ import math
 import pytest
 import torch
 
-from cse.batch import Views
-from cse.encoder.model import Encoder
-from cse.objectives.gistembed import GISTEmbed
+from cse import Encoder, GISTEmbed, Views
 from tests.objectives.helpers import Case, batch_of, refuses
 
 

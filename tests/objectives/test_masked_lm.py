@@ -3,13 +3,7 @@
 import pytest
 import torch
 
-from cse.batch import Views
-from cse.data.views.around import Masked
-from cse.data.views.texts import TextViews
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.objectives.masked_lm import MaskedLM
+from cse import Dropout, Encoder, Masked, MaskedLM, StepContext, TextViews, Views
 from tests.conftest import WORDS
 from tests.models import save_tiny
 from tests.objectives.helpers import collated

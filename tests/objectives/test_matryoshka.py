@@ -4,14 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from cse.encoder.model import Encoder
+from cse import AdaptiveLayer, Encoder, MaskedLM, Matryoshka, SimCSE, WeightedSum, WhitenedCSE
 from cse.objectives import matryoshka
-from cse.objectives.adaptive_layer import AdaptiveLayer
-from cse.objectives.masked_lm import MaskedLM
-from cse.objectives.matryoshka import Matryoshka, draw
-from cse.objectives.simcse import SimCSE
-from cse.objectives.weighted_sum import WeightedSum
-from cse.objectives.whitenedcse import WhitenedCSE
+from cse.objectives.matryoshka import draw
 from cse.seeding import torch_rng
 from tests.cases import cases, load
 from tests.objectives.helpers import Case, agrees, inner, refuses, run, vectors

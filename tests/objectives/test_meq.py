@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from cse import cli
-from cse.data.datasets import Triplets
+from cse import DPR, MEQ, Encoder, TextViews, Triplets, WeightedSum, cli
 from cse.data.part import Part
 from cse.data.tokens import TokenStore
-from cse.data.views.texts import TextViews
-from cse.encoder.model import Encoder
-from cse.objectives.meq import DPR, MEQ
-from cse.objectives.weighted_sum import WeightedSum
 from tests.cases import cases, load
 from tests.objectives.helpers import Case, agrees, refuses, run
 

@@ -7,16 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from cse.batch import Batch, EncoderOutput
-from cse.data.views.texts import TextViews
-from cse.encoder.dropout import Dropout
+from cse import Batch, Dropout, Encoder, EncoderOutput, MiCSE, StepContext, TextViews, Trainer, UserError
 from cse.encoder.layers import States
-from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.interfaces import StepContext
-from cse.objectives.micse import MiCSE
 from cse.seeding import seed_dropout
-from cse.training.trainer import Trainer
 from tests.cases import cases, load
 from tests.objectives.helpers import Case, agrees, collated, padded, refuses, set_up, step, weighted_and_repeated
 from tests.runs import make_run

@@ -7,13 +7,8 @@ import torch
 import yaml
 from torch.nn.functional import linear
 
-from cse import distributed
-from cse.batch import Batch, Views
-from cse.data.views.texts import TextViews
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.objectives.matryoshka import Matryoshka
-from cse.objectives.momentum import Momentum, cosine_momentum, hard_filter
+from cse import Batch, Encoder, Matryoshka, Momentum, StepContext, TextViews, Views, distributed
+from cse.objectives.momentum import cosine_momentum, hard_filter
 from cse.teachers.queue import Queue
 from tests.cases import cases, load, settings
 from tests.objectives.helpers import agrees, batch_of, close, collated, refuses, set_up

@@ -3,11 +3,7 @@
 import pytest
 import torch
 
-from cse.batch import LossOutput, Views
-from cse.interfaces import Objective, StepContext
-from cse.objectives.gcl import GradedGCL
-from cse.objectives.of_views import OfViews
-from cse.objectives.simcse import SimCSE
+from cse import GradedGCL, LossOutput, Objective, OfViews, SimCSE, StepContext, Views
 from cse.seeding import torch_rng
 from tests.objectives.helpers import Case, batch_of, refuses, run
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from scipy.stats import pearsonr
 
-from cse.interfaces import StepContext, Teacher
-from cse.objectives.pcc_tuning import PccTuning
+from cse import PccTuning, StepContext, Teacher
 from tests.objectives.helpers import Case, close, run
 
 

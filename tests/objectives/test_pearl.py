@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from cse.data.datasets import Texts
-from cse.errors import UserError
-from cse.objectives.pearl import PEARL
+from cse import PEARL, Texts, UserError
 from cse.training import preflight
 from tests.cases import cases, load
 from tests.objectives.helpers import Case, agrees, run

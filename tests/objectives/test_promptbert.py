@@ -4,14 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from cse.batch import Batch
-from cse.data.views.around import InTemplates
-from cse.data.views.texts import TextViews
-from cse.encoder.adapters.soft_prompts import SoftPrompts
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.objectives.promptbert import PromptBERT
+from cse import Batch, Dropout, Encoder, InTemplates, PromptBERT, SoftPrompts, StepContext, TextViews
 from cse.training.learner import Learner
 from tests.cases import below, cases, load, state
 from tests.models import save_beside, save_tiny

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cse.objectives.cosine_mse import CosineMSE
-from cse.objectives.quantized import Quantized
-from cse.objectives.simcse import SimCSE
+from cse import CosineMSE, Quantized, SimCSE
 from tests.objectives.helpers import Case, run
 
 

@@ -6,11 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, linear
 
-from cse.batch import Views
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.objectives.rankcse import RankCSE
-from cse.objectives.simcse import SimCSE
+from cse import Encoder, RankCSE, SimCSE, StepContext, Views
 from tests.cases import cases, load
 from tests.objectives.helpers import Given, agrees, batch_of, refuses, run
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import cse
-from cse.objectives.pearl import PEARL
-from cse.objectives.simcse import SimCSE
+from cse import PEARL, SimCSE
 from tests.objectives.contract import OBJECTIVES, case_of, every_objective
 from tests.objectives.helpers import refuses, run, sized
 

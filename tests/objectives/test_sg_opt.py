@@ -3,11 +3,7 @@
 import pytest
 import torch
 
-from cse.batch import Batch, Views
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.objectives.sg_opt import SGOPT
+from cse import SGOPT, Batch, Dropout, Encoder, StepContext, Views
 from cse.training.learner import Learner
 from tests.cases import below, cases, load
 from tests.models import from_weights, save_beside

@@ -5,15 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cse.batch import Batch, EncoderOutput
-from cse.data.views.around import RandomSpans
-from cse.data.views.texts import TextViews
-from cse.encoder.dropout import Dropout
+from cse import Batch, Dropout, Encoder, EncoderOutput, RandomSpans, SpanContrast, StepContext, TextViews
 from cse.encoder.heads import Dense
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
 from cse.objectives.parts.functional import contrast, cosine_matrix
-from cse.objectives.span_contrast import SpanContrast
 from tests.cases import cases, load
 from tests.objectives.helpers import Case, agrees, collated, refuses, step
 

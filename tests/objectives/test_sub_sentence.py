@@ -6,15 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cse.batch import Batch
-from cse.data.marked import Propositions, grouped
+from cse import Batch, Encoder, Propositions, SpanViews, StepContext, SubSentence
+from cse.data.marked import grouped
 from cse.data.tokens import TokenStore
-from cse.data.views.texts import SpanViews
 from cse.encoder.heads import Dense, Post
-from cse.encoder.model import Encoder
 from cse.encoder.poolers import span_means
-from cse.interfaces import StepContext
-from cse.objectives.sub_sentence import SubSentence
 from cse.training.learner import Learner
 from tests.cases import cases, load
 from tests.objectives.helpers import agrees, close, set_up

@@ -3,13 +3,8 @@
 import pytest
 import torch
 
-from cse.batch import Views
-from cse.data.views.texts import TextViews
-from cse.encoder.dropout import Dropout, dropout_rate, dropouts
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.objectives.supclseq import SupCLSeq
-from cse.objectives.supcon import SupCon
+from cse import Dropout, Encoder, StepContext, SupCLSeq, SupCon, TextViews, Views
+from cse.encoder.dropout import dropout_rate, dropouts
 from cse.seeding import seed_dropout
 from cse.training.learner import Learner
 from tests.objectives.helpers import Case, batch_of, collated, refuses

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from cse.objectives.gte import GTE
-from cse.objectives.simcse import SimCSE
+from cse import GTE, SimCSE
 from tests.objectives.helpers import run
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cse.objectives.triplet import Triplet
-from cse.objectives.weighted_sum import WeightedSum
+from cse import Triplet, WeightedSum
 from tests.objectives.helpers import run
 
 DISTANCES = ("euclidean", "squared", "cosine")

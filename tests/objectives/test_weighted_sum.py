@@ -5,11 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cse.batch import Batch, LossOutput, Views
-from cse.interfaces import Objective, StepContext
-from cse.objectives.masked_lm import MaskedLM
-from cse.objectives.simcse import SimCSE
-from cse.objectives.weighted_sum import WeightedSum
+from cse import Batch, LossOutput, MaskedLM, Objective, SimCSE, StepContext, Views, WeightedSum
 from tests.cases import cases, load
 from tests.objectives.helpers import Case, agrees
 

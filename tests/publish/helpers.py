@@ -4,9 +4,7 @@ from pathlib import Path
 
 import torch
 
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.adapters.soft_prompts import SoftPrompts
-from cse.encoder.model import Encoder
+from cse import Encoder, Lora, SoftPrompts
 from cse.inference.whiten import whiten
 from tests.runs import write_texts
 

@@ -8,12 +8,10 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, constants
 
-from cse.encoder.adapters.lora import Lora
+from cse import Encoder, Lora, push
 from cse.encoder.checkpoint.sums import check_sums, write_sums
 from cse.encoder.heads import Normalize
-from cse.encoder.model import Encoder
 from cse.publish.card import write_card
-from cse.publish.hub import push
 from cse.publish.stage import Adapter, find_adapter, stage_adapter
 from cse.publish.verify import verify_adapter
 from tests.encoder.helpers import learn

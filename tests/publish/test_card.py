@@ -14,12 +14,9 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from cse import objectives
+from cse import Encoder, SoftPrompts, Texts, objectives
 from cse.data.checks import examine
-from cse.data.datasets import Texts
 from cse.data.tokens import TokenStore
-from cse.encoder.adapters.soft_prompts import SoftPrompts
-from cse.encoder.model import Encoder
 from cse.publish.card import BEGIN, END, write_card
 from cse.publish.card.metadata import ARXIV, citations, of_folder
 from cse.publish.stage import stage

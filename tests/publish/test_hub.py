@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from huggingface_hub import constants, snapshot_download
 
+from cse import Encoder, UserError, push
 from cse.cli import main
 from cse.encoder.checkpoint.identity import model_hash
 from cse.encoder.checkpoint.sums import write_sums
 from cse.encoder.heads import Normalize
-from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.publish.hub import find_results, published, push
+from cse.publish.hub import find_results, published
 from tests.publish.conftest import TOKEN
 from tests.publish.hub_server import Blob, User
 from tests.refusals import refuses

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.model import Encoder
+from cse import Encoder, Lora
 from cse.publish.card.usage import read_published, transformers_code
 from cse.publish.stage import stage
 from tests.encoder.helpers import learn

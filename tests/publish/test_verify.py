@@ -11,11 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse import Encoder, SoftPrompts, UserError
 from cse.encoder.checkpoint.sums import check_sums
 from cse.encoder.heads import Normalize
-from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.publish import verify_child
 from cse.publish.stage import stage
 from cse.publish.verify import _environment, compare, scan, verify

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 
 import cse
-from cse import cli
-from cse.data import Pairs, Texts, Triplets
-from cse.encoder.model import Encoder
-from cse.errors import UserError
+from cse import Encoder, Pairs, Texts, Triplets, UserError, cli
 from cse.teachers import columns
 from tests.mining.conftest import save_reranker  # noqa: F401
 from tests.refusals import refuses

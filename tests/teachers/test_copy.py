@@ -5,11 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from cse import distributed
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.objectives.simcse import SimCSE
+from cse import Encoder, Lora, SimCSE, StepContext, distributed
 from cse.teachers.copy import Average, EncoderCopy
 from cse.training.learner import Learner
 from tests.cases import cases, load

@@ -3,11 +3,8 @@
 import numpy as np
 import pytest
 
-from cse.encoder.model import Encoder
+from cse import Encoder, Ensemble, FrozenEncoder, StepContext
 from cse.encoder.template import added_ids
-from cse.interfaces import StepContext
-from cse.teachers.ensemble import Ensemble
-from cse.teachers.frozen import FrozenEncoder
 from tests.objectives.helpers import refuses
 from tests.teachers.test_frozen import TEXTS, assert_hidden, batch_of, other_words  # noqa: F401
 

@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cse.batch import Batch
+from cse import Batch, Encoder, FrozenEncoder, FrozenViewEncoder, StepContext
 from cse.data.tokens import TokenStore
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.teachers.frozen import FrozenEncoder, FrozenViewEncoder
 from tests.models import save_tiny
 from tests.objectives.helpers import refuses
 

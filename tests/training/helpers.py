@@ -7,9 +7,7 @@ import pytest
 import torch
 import yaml
 
-from cse import distributed
-from cse.data.datasets import Pairs, ScoredPairs, Triplets
-from cse.objectives.simcse import SimCSE
+from cse import Pairs, ScoredPairs, SimCSE, Triplets, distributed
 from tests.conftest import WORDS
 from tests.runs import NO_DROPOUT, TRAINER, command, metrics, write_texts, write_triplets
 

@@ -3,13 +3,9 @@
 import pytest
 import torch
 
-from cse.batch import Batch
+from cse import Batch, Encoder, Settings, SimCSE, UserError
 from cse.encoder import device
-from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.objectives.simcse import SimCSE
 from cse.recipe import load
-from cse.recipe.settings import Settings
 from cse.training import hardware
 from cse.training.learner import Learner
 from tests.refusals import refuses

@@ -9,14 +9,8 @@ import pytest
 import yaml
 from accelerate.utils import LoggerType
 
-from cse.interfaces import Objective
-from cse.mining.miners import TopK
-from cse.mining.refresh import RefreshNegatives
-from cse.objectives.masked_lm import MaskedLM
-from cse.objectives.simcse import SimCSE
-from cse.objectives.weighted_sum import WeightedSum
+from cse import MaskedLM, Objective, RefreshNegatives, SimCSE, TopK, Trainer, WeightedSum
 from cse.training.callbacks import SCORING_SHARE, Console, header, spacing
-from cse.training.trainer import Trainer
 from tests.refusals import refuses
 from tests.runs import Dies, make_run, metrics
 

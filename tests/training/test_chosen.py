@@ -4,11 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cse.data.datasets import Pairs, Texts
-from cse.data.mixture import Mixture, Source
-from cse.data.views.around import Masked
-from cse.data.views.texts import TextViews
-from cse.encoder.model import Encoder
+from cse import Encoder, Masked, Mixture, Pairs, Source, Texts, TextViews
 from cse.evaluation.evaluators.held_out import HeldOut
 from cse.training import fitted
 from cse.training.callbacks import Console

@@ -10,15 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch.nn.parallel import DistributedDataParallel
 
-from cse import cli, distributed
-from cse.batch import Batch
-from cse.data.datasets import Triplets
+from cse import Batch, Dropout, Encoder, SimCSE, StepContext, TextViews, Triplets, cli, distributed
 from cse.data.tokens import TokenStore
-from cse.data.views.texts import TextViews
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.objectives.simcse import SimCSE
 from cse.seeding import seed_dropout
 from cse.training import gradcache
 from cse.training.learner import Encoded, Learner

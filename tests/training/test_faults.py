@@ -18,12 +18,8 @@ from accelerate.state import AcceleratorState
 from filelock import FileLock
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
-from cse import cli, distributed
-from cse.data.datasets import Texts
-from cse.errors import UserError
-from cse.recipe.settings import Settings
+from cse import Settings, Texts, Trainer, UserError, cli, distributed
 from cse.training import hardware, launch, lost, preflight, start
-from cse.training.trainer import Trainer
 from tests.refusals import refuses
 from tests.runs import make_run, metrics, triplets_recipe
 from tests.training.helpers import trained_by

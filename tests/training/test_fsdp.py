@@ -9,10 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from cse import cli, distributed
-from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.recipe.settings import Settings
+from cse import Encoder, Settings, UserError, cli, distributed
 from cse.training import fsdp, hardware, preflight
 from cse.training.learner import Learner
 from tests.objectives import contract

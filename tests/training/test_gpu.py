@@ -7,10 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cse import cli
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.training.trainer import Trainer
+from cse import Dropout, Encoder, Trainer, cli
 from tests.runs import Dies, assert_resumes, make_run, metrics, triplets_recipe
 
 pytestmark = pytest.mark.gpu

@@ -4,20 +4,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from cse.batch import Batch
+from cse import Batch, Dropout, Encoder, MaskedLM, Momentum, Settings, SimCSE, StepContext, Trainer, UserError
 from cse.data.tokens import TokenStore
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.interfaces import StepContext
-from cse.objectives.masked_lm import MaskedLM
-from cse.objectives.momentum import Momentum
-from cse.objectives.simcse import SimCSE
-from cse.recipe.settings import Settings
 from cse.seeding import seed_dropout
 from cse.training import gradcache
 from cse.training.learner import Learner
-from cse.training.trainer import Trainer
 from tests.runs import Dies, assert_resumes, make_run, metrics
 from tests.training.helpers import MOCOSE, gradients
 

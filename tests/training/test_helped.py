@@ -6,15 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cse.data.views.texts import TextViews
-from cse.encoder.model import Encoder
-from cse.evaluation.evaluators.sts import STSEvaluator
+from cse import Callback, Encoder, Evaluator, FeatureDistillation, FrozenEncoder, STSEvaluator, TextViews, Trainer
 from cse.evaluation.results import Scored
-from cse.interfaces import Callback, Evaluator
-from cse.objectives.feature_distillation import FeatureDistillation
-from cse.teachers.frozen import FrozenEncoder
 from cse.training.helped import DISTILLED, Distilled, Helped
-from cse.training.trainer import Trainer
 from tests.runs import NO_DROPOUT, Dies, Spread, make_run, metrics, weights, write_recipe, write_triplets
 from tests.training.helpers import trained_by
 

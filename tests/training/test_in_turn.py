@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cse import cli
-from cse.api import train
-from cse.interfaces import Callback
+from cse import Callback, cli, train
 from tests.runs import MASKED, assert_same, write_recipe, write_texts
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from cse import cli
-from cse.errors import UserError
+from cse import UserError, cli
 from cse.training import launch
 from tests.runs import assert_same, command, metrics, triplets_recipe
 

@@ -11,19 +11,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from cse.batch import Batch
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.adapters.soft_prompts import SoftPrompts
-from cse.encoder.dropout import Dropout
+from cse import Batch, Dropout, Encoder, Lora, Settings, SimCSE, SoftPrompts, StepContext, Trainer
 from cse.encoder.layers import bucket
-from cse.encoder.model import Encoder
-from cse.interfaces import StepContext
-from cse.objectives.simcse import SimCSE
-from cse.recipe.settings import Settings
 from cse.seeding import seed_dropout
 from cse.training import gradcache, hardware
 from cse.training.learner import Learner
-from cse.training.trainer import Trainer
 from tests.models import save_tiny
 from tests.refusals import refuses
 from tests.runs import assert_resumes, make_run, metrics

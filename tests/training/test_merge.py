@@ -6,14 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cse import cli
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse import Encoder, Lora, SoftPrompts, Trainer, cli
 from cse.encoder.checkpoint.sums import check_sums
 from cse.encoder.heads import Dense
-from cse.encoder.model import Encoder
 from cse.training.merge import average, combine, merge_with_initial
-from cse.training.trainer import Trainer
 from tests.cases import cases, load
 from tests.refusals import refuses
 from tests.runs import Dies, Spread, assert_same, fitted, make_run, metrics, weights

@@ -7,16 +7,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.interfaces import StepContext
-from cse.objectives.simcse import SimCSE
-from cse.recipe.settings import Settings
+from cse import Dropout, Encoder, Settings, SimCSE, StepContext, Trainer, UserError
 from cse.training import gradcache
 from cse.training.learner import Learner
 from cse.training.optimizers import optimizers, set_rate
-from cse.training.trainer import Trainer
 from tests.refusals import refuses
 from tests.runs import make_run
 from tests.training.helpers import gradients

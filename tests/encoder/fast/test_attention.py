@@ -7,10 +7,9 @@ import torch
 from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from cse.encoder.dropout import Dropout
+from cse import Dropout, Encoder
 from cse.encoder.fast import attention
 from cse.encoder.fast.attention import short_attention
-from cse.encoder.model import Encoder
 
 
 class _Layer(nn.Module):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from cse import Dropout, Encoder
 from cse.encoder import forward
-from cse.encoder.dropout import Dropout
 from cse.encoder.fast.layers import (
     FastDropout,
     Linear,
@@ -20,7 +20,6 @@ from cse.encoder.fast.layers import (
     use_fast_dropout,
     use_kept_weights,
 )
-from cse.encoder.model import Encoder
 
 
 @pytest.fixture

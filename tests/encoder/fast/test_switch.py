@@ -9,12 +9,11 @@ from functools import partial
 import pytest
 import torch
 
+from cse import Dropout, Encoder
 from cse.encoder import fast
-from cse.encoder.dropout import Dropout
 from cse.encoder.fast import off, shared_prefix
 from cse.encoder.fast.batching import length_chunks
 from cse.encoder.fast.layers import KEPT
-from cse.encoder.model import Encoder
 
 TEXTS = ["a cat sat on a mat" + end for end in (" the cat", "", " the red house ran fast")] + ["a cat sat on it"]
 
