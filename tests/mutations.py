@@ -74,12 +74,12 @@ TABLE = """\
 @ objectives/parts/functional.py  objectives/test_promcse.py
 - hardest = cosine.masked_fill(~negative, -torch.inf)
 + hardest = cosine
-@ objectives/parts/layouts.py  objectives/test_candidates.py
+@ objectives/parts/candidates.py  objectives/test_candidates.py
 - mask &= own | ~_any_same_text(
 + mask &= ~_any_same_text(
 - mask &= present & present[view, None]
 + mask &= present
-@ objectives/parts/layouts.py  objectives/test_supcon.py
+@ objectives/parts/candidates.py  objectives/test_supcon.py
 - equal[:, self.texts :] = False
 + equal[:, self.texts :] &= True
 @ objectives/parts/candidates.py  objectives/test_candidates.py

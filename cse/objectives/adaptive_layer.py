@@ -12,8 +12,8 @@ from cse.batch import Batch, EncoderOutput, LossOutput, Views
 from cse.errors import NotNegative
 from cse.interfaces import Objective, StepContext
 from cse.objectives.matryoshka import draw
+from cse.objectives.parts.candidates import views_of
 from cse.objectives.parts.functional import ratio
-from cse.objectives.parts.layouts import views_of
 from cse.objectives.parts.wrapper import Wrapper
 
 

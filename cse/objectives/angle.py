@@ -10,9 +10,8 @@ from cse.batch import Batch, LossOutput, Views
 from cse.errors import NotNegative, Positive
 from cse.interfaces import Objective, StepContext
 from cse.objectives.cosent import rank_loss
-from cse.objectives.parts.candidates import by_view, info_nce
+from cse.objectives.parts.candidates import AllPairs, by_view, info_nce
 from cse.objectives.parts.functional import Contrast, contrast, normalize, paired_cosine, weighted_mean
-from cse.objectives.parts.layouts import AllPairs
 
 
 class AnglE(Objective):

@@ -12,9 +12,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import NotNegative, Positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import by_anchor
+from cse.objectives.parts.candidates import InBatch, by_anchor
 from cse.objectives.parts.functional import Contrast, contrast, normalize, triplet, weighted_mean
-from cse.objectives.parts.layouts import InBatch
 
 
 class ArcCSE(Objective):

@@ -10,9 +10,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import by_anchor
+from cse.objectives.parts.candidates import InBatch, by_anchor
 from cse.objectives.parts.functional import Contrast, contrast
-from cse.objectives.parts.layouts import InBatch
 
 
 class CLHAIF(Objective):
@@ -66,8 +65,7 @@ class CLHAIF(Objective):
                 weight=pairs.weight,
             )
 
-        result = by_anchor(views, batch, loss)
-        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+        return by_anchor(views, batch, loss).output()
 
 
 def _soften(pairs: InBatch, score: Tensor) -> Tensor:

@@ -10,10 +10,9 @@ from cse.encoder.model import Encoder
 from cse.errors import Count, NotNegative, Positive, UserError
 from cse.interfaces import Objective, StepContext
 from cse.objectives.masked_lm import MaskedLMHead, token_loss
-from cse.objectives.parts.candidates import by_view
+from cse.objectives.parts.candidates import AllPairs, by_view
 from cse.objectives.parts.decoders import FirstDecoder
 from cse.objectives.parts.functional import Contrast, contrast, dot_matrix
-from cse.objectives.parts.layouts import AllPairs
 
 
 class CoCondenser(Objective):

@@ -59,8 +59,7 @@ class CompCSE(Objective):
         z = ctx.encoder.head(torch.stack([whole, self.composed(left, right)], 1))[..., : self.dimensions]  # (B, 2, d)
         # Two rows may share a part: what masks a candidate is the text that it is composed of.
         pair = replace(batch.with_views([0, 0]), num_positives=1)
-        result = info_nce(Views.split(z, views.embedding, 1), pair, self.temperature)
-        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+        return info_nce(Views.split(z, views.embedding, 1), pair, self.temperature).output()
 
     def composed(self, left: Tensor, right: Tensor) -> Tensor:
         """(B, D) of the vectors of the parts, each (B, D)."""

@@ -7,9 +7,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import by_view
+from cse.objectives.parts.candidates import AllPairs, by_view
 from cse.objectives.parts.functional import Contrast, contrast, ratio, weighted_mean
-from cse.objectives.parts.layouts import AllPairs
 
 
 class DCL(Objective):
@@ -37,8 +36,7 @@ class DCL(Objective):
     temperature: Positive = 0.1
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        result = by_view(views, batch, lambda pairs: decoupled(pairs, self.temperature))
-        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+        return by_view(views, batch, lambda pairs: decoupled(pairs, self.temperature)).output()
 
 
 class DCLW(Objective):

@@ -14,9 +14,8 @@ from cse.encoder.model import Encoder
 from cse.encoder.poolers import PoolerName
 from cse.errors import NotNegative, Positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import extend, in_batch
+from cse.objectives.parts.candidates import InBatch, extend, in_batch
 from cse.objectives.parts.functional import all_entries_bce, contrast, cosine_matrix
-from cse.objectives.parts.layouts import InBatch
 from cse.teachers.frozen import FrozenViewEncoder
 
 

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import by_anchor, swapped
+from cse.objectives.parts.candidates import InBatch, by_anchor, swapped
 from cse.objectives.parts.functional import Contrast, contrast, squared_distance
-from cse.objectives.parts.layouts import InBatch
 
 
 class EuCLIP(Objective):

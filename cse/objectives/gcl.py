@@ -7,9 +7,8 @@ import torch
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import by_anchor, info_nce, swapped
+from cse.objectives.parts.candidates import InBatch, by_anchor, info_nce, swapped
 from cse.objectives.parts.functional import Contrast, contrast
-from cse.objectives.parts.layouts import InBatch
 
 
 class GCL(Objective):
@@ -77,5 +76,4 @@ class GradedGCL(Objective):
             target[target > 0] = graded.to(target.dtype)
             return contrast(pairs.similarity / self.temperature, target, mask=pairs.mask, weight=pairs.weight)
 
-        result = by_anchor(views, batch, loss)
-        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+        return by_anchor(views, batch, loss).output()

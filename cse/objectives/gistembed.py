@@ -13,9 +13,8 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.model import Encoder
 from cse.errors import Positive
 from cse.interfaces import Objective, StepContext, Teacher
-from cse.objectives.parts.candidates import by_pair
+from cse.objectives.parts.candidates import AllPairs, by_pair
 from cse.objectives.parts.functional import Contrast, contrast, dot_matrix, normalize
-from cse.objectives.parts.layouts import AllPairs
 from cse.teachers.frozen import FrozenViewEncoder
 
 

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import NotNegative, Positive, UserError
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import by_pair
+from cse.objectives.parts.candidates import AllPairs, by_pair
 from cse.objectives.parts.functional import Contrast, contrast
-from cse.objectives.parts.layouts import AllPairs
 from cse.objectives.simcse import Hardness, harder
 
 Direction = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
@@ -59,8 +58,7 @@ class GTE(Objective):
         self.directions = list(self.directions or get_args(Direction))
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
-        result = by_pair(views, batch, self._rows)
-        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+        return by_pair(views, batch, self._rows).output()
 
     def _rows(self, queries: AllPairs, documents: AllPairs) -> Contrast:
         """The loss of some rows, given the candidates (R, N) of their queries and of their documents."""

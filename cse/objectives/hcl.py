@@ -12,9 +12,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import NotNegative, Positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import by_view
+from cse.objectives.parts.candidates import AllPairs, by_view
 from cse.objectives.parts.functional import log_hardness, weighted_mean
-from cse.objectives.parts.layouts import AllPairs
 
 
 class HCL(Objective):

@@ -11,9 +11,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import NotNegative, Positive, Share
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import by_view
+from cse.objectives.parts.candidates import AllPairs, by_view
 from cse.objectives.parts.functional import Contrast, contrast, normalize, squared_distance
-from cse.objectives.parts.layouts import AllPairs
 
 
 class KernelInfoNCE(Objective):

@@ -49,8 +49,7 @@ class DPR(Objective):
         if positives != 1 or negatives < hard:
             raise ValueError(f"DPR needs a positive and {hard} hard passages; rows have {positives} and {negatives}")
         passages = replace(views, negative=views.negative[:, :hard])
-        result = info_nce(passages, batch.with_views(range(2 + hard)), 1.0, similarity=dot_matrix)
-        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+        return info_nce(passages, batch.with_views(range(2 + hard)), 1.0, similarity=dot_matrix).output()
 
 
 class MEQ(Objective):

@@ -13,9 +13,8 @@ from cse.encoder.device import placed
 from cse.encoder.model import Encoder
 from cse.errors import NotNegative, Positive, UserError
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import info_nce
+from cse.objectives.parts.candidates import info_nce, views_of
 from cse.objectives.parts.functional import paired_cosine, ratio
-from cse.objectives.parts.layouts import views_of
 
 
 class MiCSE(Objective):

@@ -16,9 +16,8 @@ from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.errors import Count, Positive, Share, UserError
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import ONE_VIEW, by_anchor, extend, swapped
+from cse.objectives.parts.candidates import ONE_VIEW, InBatch, by_anchor, extend, swapped
 from cse.objectives.parts.functional import Contrast, contrast, cosine_matrix, normalize
-from cse.objectives.parts.layouts import InBatch
 from cse.teachers.copy import Average, EncoderCopy
 from cse.teachers.queue import Queue
 

@@ -12,9 +12,8 @@ from cse.encoder.heads import in_float32
 from cse.encoder.model import Encoder
 from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import by_view
+from cse.objectives.parts.candidates import AllPairs, by_view
 from cse.objectives.parts.functional import Contrast, contrast, weighted_mean
-from cse.objectives.parts.layouts import AllPairs
 
 
 class PEARL(Objective):

@@ -10,9 +10,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import by_view
+from cse.objectives.parts.candidates import AllPairs, by_view
 from cse.objectives.parts.functional import Contrast, contrast, dot_matrix, normalize
-from cse.objectives.parts.layouts import AllPairs
 
 SHORTEST = 1e-4  # the length of a mean of unit vectors below which rounding gives it a direction
 
@@ -53,7 +52,7 @@ class PolyView(Objective):
             result = by_view(views, batch, self._rows, lambda a, b: dot_matrix(normalize(a), b), candidates=candidates)
         else:
             result = by_view(views, batch, self._rows)
-        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+        return result.output()
 
     def _rows(self, pairs: AllPairs) -> Contrast:
         target, mask = pairs.positive, pairs.mask  # (A, N)

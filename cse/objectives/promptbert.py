@@ -102,8 +102,7 @@ class PromptBERT(Objective):
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         denoised = self.denoised(views, batch, ctx)
-        result = info_nce(denoised, batch, self.temperature, hard_negative_weight=self.hard_negative_weight)
-        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+        return info_nce(denoised, batch, self.temperature, hard_negative_weight=self.hard_negative_weight).output()
 
     def denoised(self, views: Views, batch: Batch, ctx: StepContext) -> Views:
         """The views z (B, V, D') of all processes, by role."""

@@ -10,9 +10,8 @@ from torch import Tensor
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import NotNegative, Positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import by_anchor, info_nce
+from cse.objectives.parts.candidates import InBatch, by_anchor, info_nce
 from cse.objectives.parts.functional import Contrast, contrast
-from cse.objectives.parts.layouts import InBatch
 
 Hardness = Literal["all", "in_batch", "hard"]
 
@@ -70,8 +69,7 @@ class SimCSE(Objective):
             result = by_anchor(views, batch, self._chosen)
         else:
             result = info_nce(views, batch, self.temperature, hard_negative_weight=self.hard_negative_weight)
-        result = result.focal(self.focal) if self.focal else result
-        return LossOutput(result.loss, {"skipped": result.skipped.float()})
+        return (result.focal(self.focal) if self.focal else result).output()
 
     def _chosen(self, pairs: InBatch) -> Contrast:
         """The contrast of some anchors with the negatives that count, and with the biases of harder ones."""

@@ -11,8 +11,8 @@ from cse.encoder.device import placed
 from cse.encoder.model import Encoder
 from cse.errors import Positive, UserError
 from cse.interfaces import Objective, StepContext
+from cse.objectives.parts.candidates import gathered
 from cse.objectives.parts.functional import contrast, cosine_matrix
-from cse.objectives.parts.layouts import gathered
 
 
 class SpanContrast(Objective):

@@ -9,8 +9,8 @@ from cse.batch import Batch, LossOutput, Views
 from cse.encoder.device import placed
 from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
+from cse.objectives.parts.candidates import gathered
 from cse.objectives.parts.functional import contrast, cosine_matrix
-from cse.objectives.parts.layouts import gathered
 
 
 class SubSentence(Objective):

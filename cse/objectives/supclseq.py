@@ -13,7 +13,7 @@ from cse.encoder.dropout import dropout_rate, dropouts
 from cse.encoder.model import Encoder
 from cse.errors import UserError, require_within
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.layouts import views_of
+from cse.objectives.parts.candidates import views_of
 from cse.objectives.supcon import SupCon
 
 

@@ -7,9 +7,8 @@ from typing import Literal
 from cse.batch import Batch, LossOutput, Views
 from cse.errors import Positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import by_view
+from cse.objectives.parts.candidates import AllPairs, by_view
 from cse.objectives.parts.functional import Contrast, contrast
-from cse.objectives.parts.layouts import AllPairs
 
 
 class SupCon(Objective):

@@ -15,9 +15,8 @@ from cse.encoder.heads import Dense
 from cse.encoder.model import Encoder
 from cse.errors import Count, Positive
 from cse.interfaces import Objective, StepContext
-from cse.objectives.parts.candidates import by_anchor
+from cse.objectives.parts.candidates import InBatch, by_anchor
 from cse.objectives.parts.functional import Contrast, contrast, of_present
-from cse.objectives.parts.layouts import InBatch
 
 
 class WhitenedCSE(Objective):

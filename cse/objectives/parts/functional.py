@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cse.batch import LossOutput
+
 Denominator = Literal["all", "self", "none"]
 Distance = Literal["euclidean", "squared", "cosine", "dot"]
 
@@ -29,6 +31,10 @@ class Contrast(NamedTuple):
     def skipped(self) -> Tensor:
         """() the number of rows without a positive."""
         return (~self.valid).sum()
+
+    def output(self) -> LossOutput:
+        """The output of an objective that is this contrast alone."""
+        return LossOutput(self.loss, {"skipped": self.skipped.float()})
 
     def focal(self, gamma: float) -> Contrast:
         """The losses l times (1 - e^{-l})^gamma, so that rows whose positives are likely count less."""
