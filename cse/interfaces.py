@@ -117,8 +117,10 @@ class Objective(_Options):
     It sees the views and the row fields of the whole batch, gathered over all processes. The token fields are those of
     this process; what an objective computes from them it combines through the step's context.
 
-    A constructor refuses an argument outside of its range (`UserError`), and a contrast a batch without positives or
-    in-batch negatives (`ValueError`).
+    A constructor refuses an argument outside of its range, and `setup` an encoder or a teacher that does not fit
+    (`UserError`); `forward` refuses rows of another kind than the class names, and a contrast a batch without positives
+    or in-batch negatives (`ValueError`). In a contrast, a text that a row itself has is not its negative
+    (`Batch.text_id`), as it is in most authors' programs: a deviation that is said here for all.
 
     Attributes:
         requires: Names of the optional Batch fields that `forward` reads.

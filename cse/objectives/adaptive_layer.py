@@ -36,9 +36,6 @@ class AdaptiveLayer(Wrapper):
         kl_temperature: t, >= 0 (0.3); 0 leaves the divergence out.
         layer_weighting: w(l): `uniform` 1, `linear` 1 / (1 + l), `log` 1 / (1 + ln(1 + l)).
 
-    Raises:
-        UserError: The objective has a head or a queue of its own.
-
     Deviations:
         An earlier layer's vector is that of the encoder cut after it, so the final norm of a causal backbone is
         applied. sentence-transformers pools the states before the norm.

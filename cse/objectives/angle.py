@@ -28,7 +28,8 @@ class AnglE(Objective):
 
     Limits of s, which cosine does not have: s(x, -x) = s(x, x) = 1; s(x, y) and s(y, x) differ; the largest value is
     sqrt(2), at vectors that are turned by 45 degrees in each complex number, and not at equal ones. So do not give
-    `angle_weight` alone: the other terms make the vectors comparable by cosine, as all users compare them.
+    `angle_weight` alone: the other terms make the vectors comparable by cosine, as all users compare them. Rows have
+    one positive, and scores are in [0, 1].
 
     Args:
         in_batch_weight: w_ibn, >= 0 (authors' class: 1; on NLI: 30).
@@ -38,14 +39,11 @@ class AnglE(Objective):
         angle_temperature: Temperature of s, > 0 (authors' class: 0.05; their function alone: 1).
         cosine_temperature: Temperature of the cosine, > 0 (authors: 0.05).
 
-    Raises:
-        ValueError: Pairs have no scores, a score is outside [0, 1], or rows have several positives.
-
     Deviations:
         Equation 3 of the paper has the opposite sign; here the pair of the higher score should have the larger value,
         as in the authors' program and in `CoSENT`. A vector of odd size is filled up with a 0, as in
         sentence-transformers. A score of 0.9 makes no positive in L_ibn, as in the authors' program, which takes the
-        integer part of scores. Duplicate texts are masked in L_ibn as in `SimCSE`.
+        integer part of scores.
 
     Source: SeanLee97/AnglE, angle_emb/loss.py:47-150, angle.py:567; UKPLab/sentence-transformers, losses/angle.py.
     """

@@ -33,14 +33,10 @@ class ArcCSE(Objective):
         triplet_weight: w, >= 0 (paper: 0.1).
         triplet_margin: m2, in cosine, >= 0.
 
-    Raises:
-        ValueError: Rows do not have four views although w > 0.
-
     Deviations:
         The equations are the paper's; no program by its authors was found. A public program adds the margin only where
         the cosine of the pair is positive, and compares the renderings of each text with those of all texts; neither is
-        done here. Equal vectors get no gradient from their angle, whose derivative is infinite there. Duplicate texts
-        are masked as in `SimCSE`.
+        done here. Equal vectors get no gradient from their angle, whose derivative is infinite there.
 
     Source: aclanthology.org/2022.acl-long.336.
     """

@@ -29,7 +29,7 @@ class BottleneckDecoder(Objective):
     embeddings for B', with c in the first place. Both predict through the backbone's masked-LM head, which shares the
     input embeddings; M and N count the predicted tokens of the batch. Decoder and head are trained with the encoder;
     the head is saved with the backbone, and the decoder is not. If rows have weights (`Batch.weight`), a token counts
-    as much as its row.
+    as much as its row. The backbone's embeddings have positions.
 
         CoT-MAE            B another span of A's document, 2 new layers, `masked`
         query-as-context   B a question that A answers, unmasked, 1 new layer, `next`, window 3
@@ -45,11 +45,6 @@ class BottleneckDecoder(Objective):
             before it, >= 1. None: all before it.
         generator: A frozen masked LM with the backbone's tokenizer, `asset:NAME`, a folder or a Hub id, from which the
             tokens at masked places are drawn (SimLM: ELECTRA's generator). None: the masked ids are read as they are.
-
-    Raises:
-        UserError: Two arguments do not fit each other. In `setup`: the backbone's embeddings have no positions, it has
-            too few layers to copy, or the generator does not fit it.
-        ValueError: Rows have an odd number of views.
 
     Deviations:
         The dropout of SimLM's generator is off; in the authors' program, training mode turns it on. The decoder of

@@ -13,10 +13,8 @@ class CLAIF(Objective):
         L = mean_i ( cos(u_i, v_i) - y_i )^2
 
     The loss of the paper (Findings of ACL 2023) for pairs whose similarity y a language model gave; any graded
-    similarity serves. The loss has no temperature and no in-batch negatives, and treats u and v alike.
-
-    Raises:
-        ValueError: The batch has no scores, a score is outside [0, 1], or a row does not have two texts.
+    similarity serves. The loss has no temperature and no in-batch negatives, and treats u and v alike. Rows have two
+    texts, and y is in [0, 1].
 
     Source: xiami2019/CLAIF, run_training.py:214 (sentence-transformers' CosineSimilarityLoss).
     """

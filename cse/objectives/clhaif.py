@@ -24,14 +24,12 @@ class CLHAIF(Objective):
         none:      q_ii = 1                                (SimCSE)
 
     People say which sentence is entailed, and a language model says how similar it is ("soft labels" in the paper).
+    Rows have one positive, and y is in [0, 1].
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.05).
         hard_negative_weight: Added to the logit of the row's own hard negatives, as in `SimCSE`.
         smooth: The entries that are softened (run_clhaif_simcse.sh: positive).
-
-    Raises:
-        ValueError: The batch has no scores, a score is outside [0, 1], or rows have several positives.
 
     Deviations:
         The mean is over the rows of all processes; the authors' program divides by the rows of one process, which DDP's

@@ -29,7 +29,7 @@ class ClipKD(Taught):
     length, also after the projections W; S and T are the B x B cosines of student and teacher over their temperatures.
     FD compares vectors (feature), CKD the distributions over the batch (contrastive relation), and ICL sets the student
     against the teacher's other side (interactive). A weight of 0 leaves a term out. Hard negatives are candidates of
-    InfoNCE only.
+    InfoNCE only. Rows have one positive.
 
     Args:
         teacher: A teacher that is asked in training. None: the columns of the data (`data.teacher_columns`), the
@@ -42,10 +42,6 @@ class ClipKD(Taught):
         fd: Weight of FD, >= 0 (paper: 2000, since unit vectors of D numbers differ by squares of about 1/D).
         ckd: Weight of CKD, >= 0 (paper: 1).
         icl: Weight of ICL, >= 0 (paper: 1).
-
-    Raises:
-        UserError: All weights are 0.
-        ValueError: Rows do not have one positive, or the sizes of vectors differ.
 
     Deviations:
         The temperatures stand still; in the authors' program the student's is learned, as in CLIP, and ICL multiplies

@@ -26,17 +26,14 @@ class CoCondenser(Objective):
     `skip_from` in all others: the late layers help only through c. The contrast is by inner product, every text is an
     anchor, p is another text of its row, and k runs over all other texts of the batch. The layers and the masked-LM
     head, which both predictions share, are trained with the encoder; the head is saved with the backbone, and the
-    layers are not. If rows have weights (`Batch.weight`), a token and an anchor count as much as their row.
+    layers are not. If rows have weights (`Batch.weight`), a token and an anchor count as much as their row. The
+    backbone's embeddings have positions, and the contrast needs rows of two texts.
 
     Args:
         decoder_layers: Number of the new layers, >= 1 (authors: 2).
         skip_from: The layer whose states they read, at least 1 and below the last (authors: 6 of 12). None: half.
         contrast_weight: w, >= 0 (authors: 1); 0 leaves the contrast out, which is Condenser.
         temperature: t, > 0 (authors: 1).
-
-    Raises:
-        UserError: In `setup`: the backbone has no such layer, or embeddings without positions.
-        ValueError: The contrast counts, and rows have one text.
 
     Deviations:
         Copies of a text in different rows (`Batch.text_id`) are not negatives of each other. The contrast is over the

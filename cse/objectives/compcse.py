@@ -31,9 +31,6 @@ class CompCSE(Objective):
         composition: `mean` averages the vectors of the parts (authors: BERT). `halves` joins the first half of the left
             vector and the second half of the right one (authors: RoBERTa).
 
-    Raises:
-        ValueError: Rows do not have three texts.
-
     Deviations:
         Rows of equal texts (`Batch.text_id`) are not each other's negatives. The authors' program takes the negatives
         of each process alone, here of all. It fixes the halves by the model's name, at 384 or 512 numbers; its third

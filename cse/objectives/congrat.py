@@ -29,7 +29,7 @@ class ConGraT(Objective):
     S has the teacher's cosines of the anchors, and 0 on the diagonal; f is a function of the rank of S_ij in its row.
     T' is T of the transposed f S. In the paper S is the similarity of two nodes of a graph, and x, y are a node and its
     text; here x and y are texts, and what else relates two rows is the opinion of another model. Hard negatives are
-    candidates of the anchors without a target.
+    candidates of the anchors without a target. Rows have one positive.
 
     Args:
         teacher: The teacher, such as `cse.teachers.frozen.FrozenEncoder`. None: the encoder's backbone before training.
@@ -38,12 +38,9 @@ class ConGraT(Objective):
             e^{-r/sqrt(B)}.
         temperature: 1/s before training, > 0; s is learned, up to 100 (authors' program: e^{-3.5}).
 
-    Raises:
-        ValueError: Rows do not have one positive.
-
     Deviations:
         Equal similarities have one rank. A row of constant similarities is trained on its own pair with the full mass,
-        not with 1 - a. Duplicate texts are masked as in `SimCSE`.
+        not with 1 - a.
 
     Source: wwbrannon/congrat, src/clip_graph/losses.py.
     """

@@ -20,13 +20,10 @@ class CoSENT(Objective):
     The alternative to CLAIF's regression for scores whose scale is not a cosine's. Spearman's correlation, by which
     sentence embeddings are judged, depends on the order alone as well. The weights w are 1 unless rows have others
     (`Batch.weight`). A row of weight 2 counts as the row given twice. The loss is not a mean, so that a common factor
-    of all weights changes it.
+    of all weights changes it. Rows have two texts, and y is in [0, 1].
 
     Args:
         temperature: t, dimensionless, > 0 (Su: 0.05, as lambda = 20).
-
-    Raises:
-        ValueError: The batch has no scores, a score is outside [0, 1], or a row does not have two texts.
 
     Source: bojone/CoSENT, cosent.py; UKPLab/sentence-transformers, losses/CoSENTLoss.py.
     """

@@ -31,9 +31,6 @@ class CosineDistillation(Taught):
             (`data.teacher_columns`, written by `cse teach --vectors`).
         dim: Dt. None: the size of the teacher's vectors if a teacher is asked, and otherwise that of the student's.
 
-    Raises:
-        ValueError: The sizes of the vectors differ, or the columns hold no vector for each text.
-
     Deviations:
         In the paper the layer is part of the student, and two more losses compare similarities within the batch.
 

@@ -17,14 +17,11 @@ class CosineMSE(Taught):
 
     u is the anchor, v its positives and hard negatives, and t the teacher's cosine of the same two texts, which may be
     negative. For pairs it is the loss of `CLAIF`, whose scores lie in [0, 1] and mean a similarity that people grade.
-    No text of another row takes part.
+    No text of another row takes part. Rows have equal numbers of texts.
 
     Args:
         teacher: A teacher that is asked in training. None: the columns of the data (`data.teacher_columns`), a cosine
             for each text besides the anchor, as `cse teach` writes them for encoders.
-
-    Raises:
-        ValueError: Rows have one text, unequal numbers of them, or other columns, or a number is outside [-1, 1].
 
     Source: UKPLab/sentence-transformers, losses/CosineSimilarityLoss.py.
     """

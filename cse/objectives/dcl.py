@@ -24,8 +24,7 @@ class DCL(Objective):
         temperature: t, dimensionless, > 0 (paper: 0.1).
 
     Deviations:
-        The directions are averaged, as in lightly's program; raminnakhli's sums them. Views with a common text are
-        masked, as in `SimCSE`.
+        The directions are averaged, as in lightly's program; raminnakhli's sums them.
 
     Source: lightly-ai/lightly, lightly/loss/dcl_loss.py:13-247; raminnakhli/Decoupled-Contrastive-Learning,
     loss/dcl.py.

@@ -44,14 +44,11 @@ class DCLR(Objective):
             removed negative still adds e^0, and the loss is the binary cross-entropy of the softmax, averaged over
             all B (B + K) entries.
 
-    Raises:
-        UserError: In `setup`: the complementary encoder cannot be loaded, or has another vocabulary.
-
     Deviations:
         The authors' program gives neither encoder an attention mask, leaves the complement's dropout on, and keeps the
         backbone's next-sentence pooler. Here padding is masked, the complement is in evaluation mode and compared by
         the vectors that it exports, and heads belong to the encoder. phi is a cosine at any temperature (theirs: 20 phi
-        on logits). As in theirs, noise moves as if no negative were removed. Duplicate texts are masked as in `SimCSE`.
+        on logits). As in theirs, noise moves as if no negative were removed.
 
     Source: RUCAIBox/DCLR, simcse/models.py:676-710.
     """

@@ -33,7 +33,8 @@ class DenoSent(Objective):
     weights (`Batch.weight`), the mean over rows is weighted, and in L_rebuild a token counts as much as its row.
 
     The anchor is a noised text, such as one without some words (`cse.data.AugmentedViews`, `anchor_augmentations`), and
-    the positive the text; the authors read the vector at the mask token of the template `"{text}" means {mask}.`
+    the positive the text; the authors read the vector at the mask token of the template `"{text}" means {mask}.` The
+    backbone's embeddings have positions.
 
     Args:
         temperature: Temperature of the contrast, > 0 (authors' command: 0.05).
@@ -45,13 +46,9 @@ class DenoSent(Objective):
         input_dropout: Dropout of the decoder's input, in [0, 1) (authors' command: 0.825).
         decoder_dropout: Dropout within the decoder, in [0, 1) (authors' program: 0.1).
 
-    Raises:
-        UserError: In `setup`: the backbone's embeddings have no positions.
-        ValueError: The contrast counts, and a batch has no in-batch negatives.
-
     Deviations:
         The decoder's layers start from different weights; in the authors' program they start as copies of one. Their
-        noise is a back-translation that is made before training. Duplicate texts are masked as in `SimCSE`.
+        noise is a back-translation that is made before training.
 
     Source: xinghaow99/DenoSent, model.py:16-30, 79-160.
     """

@@ -33,7 +33,7 @@ class DiffCSE(Objective):
     (Linear to 2H, batch norm, ReLU, Linear to H, batch norm without weights), D and its head are trained with the
     encoder and are not exported. D starts from the backbone; the generator G is frozen. All views of a row take part in
     both terms, and each view has its own mask. If rows have weights (`Batch.weight`), the mean over rows is weighted,
-    and in L_RTD a position counts as much as its row.
+    and in L_RTD a position counts as much as its row. The backbone is one like BERT.
 
     Args:
         generator: The masked LM, with the backbone's tokenizer: `asset:NAME`, a folder or a Hub id (authors:
@@ -42,10 +42,6 @@ class DiffCSE(Objective):
         rtd_weight: lambda, >= 0 (paper: 0.005 for STS, 0.05 for transfer tasks).
         padding: The mean over T has padding `counted`, as never replaced (authors' program), or `excluded`.
         generator_dropout: Leave the generator's dropout on. Without it, the tokens depend on the masked text alone.
-
-    Raises:
-        UserError: In `setup`: the generator does not fit the backbone, or the backbone has no embeddings that a vector
-            can replace.
 
     Deviations:
         The generator's most probable token is put at all positions, as in the authors' program; the paper draws one at

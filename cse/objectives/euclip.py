@@ -18,17 +18,14 @@ class EuCLIP(Objective):
         S_ij = - s |x_i - y_j|^2 / D,    L = ( CE(S) + CE(S^T) ) / 2
 
     D is the number of dimensions. The checkpoint says that its vectors are compared by distance. Hard negatives are
-    candidates of the anchors; the other direction has none.
+    candidates of the anchors; the other direction has none. Rows have one positive.
 
     Args:
         temperature: 1/s before training, > 0; s is learned (authors: 1).
         squared: Whether the distance is squared. If not, S_ij = - s |x_i - y_j| / sqrt(D).
 
-    Raises:
-        ValueError: Rows do not have one positive.
-
     Deviations:
-        The entailment loss of the authors' program is left out. Duplicate texts are masked as in `SimCSE`.
+        The entailment loss of the authors' program is left out.
 
     Source: EIFY/open_clip, branch euclip, src/open_clip/loss.py:81-86 and 172-245; model.py:262 and 320.
     """

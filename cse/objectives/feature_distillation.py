@@ -30,9 +30,6 @@ class FeatureDistillation(Taught):
             also learns the length of the teacher's vectors. A student whose own vectors have another length, such as a
             plain backbone, needs it: otherwise its vectors shrink and lose what they knew before they learn.
 
-    Raises:
-        ValueError: The sizes of the vectors differ, or the columns hold no vector for each text.
-
     Deviations:
         sentence-transformers cuts a teacher's vectors to the student's size by principal components. Here the student's
         vectors are mapped to the teacher's space, by columns that are orthogonal before training.

@@ -19,18 +19,15 @@ class GCL(Objective):
 
     w is the weight of the row (`Batch.weight`, `data.weight_column`): a function of how well a document answers a
     query, such as of its rank or its clicks. Without weights, this is symmetric InfoNCE. Hard negatives are candidates
-    of the anchors; the other direction has none.
+    of the anchors; the other direction has none. Rows have one positive.
 
     Args:
         temperature: t, dimensionless, > 0 (0.05 as in SimCSE; the paper's program is not released).
         symmetric: Whether the loss has both directions. If not, only the first.
 
-    Raises:
-        ValueError: Rows do not have one positive.
-
     Deviations:
-        The authors released no training program; that the sum is divided by sum_i w_i, and not by B, is the equation
-        as remembered. Duplicate texts are masked as in `SimCSE`.
+        The authors released no training program; that the sum is divided by sum_i w_i, and not by B, is the equation as
+        remembered.
     """
 
     weighs_rows = True
@@ -54,9 +51,6 @@ class GradedGCL(Objective):
 
     Args:
         temperature: t, dimensionless, > 0 (0.05 as in SimCSE; the paper's program is not released).
-
-    Raises:
-        ValueError: Rows have no relevances, or no positive.
 
     Deviations:
         Same as for `GCL`.

@@ -27,7 +27,7 @@ class GISTEmbed(Objective):
                     or   g(x, y) > g(a_i, p_i) - margin |g(a_i, p_i)|        (relative)
 
     g is the cosine of a guide, a larger model that stands still. The pair itself is always kept, and no text is ever
-    its own negative.
+    its own negative. Rows have one positive.
 
     Args:
         guide: The guide, such as `cse.teachers.frozen.FrozenEncoder`, which may have any vocabulary. None: the
@@ -39,12 +39,9 @@ class GISTEmbed(Objective):
         contrast_anchors: Whether other anchors are candidates.
         contrast_positives: Whether the other positives are compared with the row's positive as well.
 
-    Raises:
-        ValueError: Rows do not have one positive.
-
     Deviations:
         In the released programs a text is its own negative unless the guide's cosine of the pair is below 1, as it is
-        not where a positive repeats its anchor; here never. Duplicate texts are masked as in `SimCSE`.
+        not where a positive repeats its anchor; here never.
 
     Source: avsolatorio/GISTEmbed, gist_embed/trainer/loss.py:599; UKPLab/sentence-transformers, losses/gist_embed.py.
     """

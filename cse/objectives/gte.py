@@ -23,7 +23,7 @@ class GTE(Objective):
         l_i = - log e^{s(q_i, d_i)} / sum_j ( e^{s(q_i, d_j)} + e^{s(q_i, n_j)} + [j != i] e^{s(q_i, q_j)}
                                               + e^{s(q_j, d_i)} + [j != i] ( e^{s(d_j, d_i)} + e^{s(n_j, d_i)} ) )
 
-    The paper's improved contrastive loss. The pair itself occurs twice in the denominator.
+    The paper's improved contrastive loss. The pair itself occurs twice in the denominator. Rows have one positive.
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.01; sentence-transformers: 0.05).
@@ -31,13 +31,9 @@ class GTE(Objective):
         hardness: The hardness of `SimCSE`, on the first two sums.
         hardness_of: The negatives that have it, named as in `SimCSE`.
 
-    Raises:
-        UserError: `query_to_doc` is not a direction.
-        ValueError: Rows do not have one positive.
-
     Deviations:
         Hard negatives, which the paper's formula does not have, join as documents of their row, as in
-        sentence-transformers. Duplicate texts are masked as in `SimCSE`.
+        sentence-transformers.
 
     Source: UKPLab/sentence-transformers, losses/multiple_negatives_ranking.py (four directions, joint).
     """

@@ -33,9 +33,6 @@ class HCL(Objective):
         class_prior: c, in [0, 1) (authors' program: 0.1). 0 debiases nothing. Where c e^{s_ap} exceeds the weighted
             mean of the negatives, g is its floor, so that a small temperature needs a c near 0.
 
-    Deviations:
-        Views with a common text are masked, as in `SimCSE`.
-
     Source: joshr17/HCL, image/main.py:28-56.
     """
 

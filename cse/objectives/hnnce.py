@@ -20,7 +20,7 @@ class HNNCE(Objective):
 
     The paper's loss, summed over the directions from anchors to positives and back; each is a mean over rows. With b =
     0 and a = 1 it is InfoNCE. b multiplies the logits, temperature included. Hard negatives join the negatives of the
-    anchors, and the weights of a row sum to the number of its negatives.
+    anchors, and the weights of a row sum to the number of its negatives. Rows have one positive.
 
     Args:
         temperature: t, dimensionless, > 0 (SimCSE's 0.05; the paper learns it, for images).
@@ -29,12 +29,9 @@ class HNNCE(Objective):
         detach_weights: Whether no gradient flows through w. The paper does not say; the programs of CoVR and HCL let it
             flow.
 
-    Raises:
-        ValueError: A row does not have one positive.
-
     Deviations:
         The authors released no training loss: this is the paper's equation. CoVR's program divides the weights of a row
-        by the sum of another in one direction. Candidates with the text of the anchor are masked, as in `SimCSE`.
+        by the sum of another in one direction.
 
     Source: the paper's equation; lucas-ventura/CoVR, src/model/blip/loss.py:27-88, for the defaults.
     """

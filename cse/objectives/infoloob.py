@@ -23,13 +23,11 @@ class InfoLOOB(Objective):
     denominator. Each direction compares retrievals from its own memory, l(x, y) from the anchors and l(y, x) from the
     positives, which brings out what vectors have in common with the rest of the batch. The paper's loss is the sum of
     the directions. It has no lower bound, so that its value says little. Hard negatives are candidates of the anchors.
+    Rows have one positive.
 
     Args:
         temperature: t, > 0 (authors' Conceptual Captions setting: 1/30; their program's default: 1/14.3).
         hopfield_beta: b, > 0 (that setting: 8; their program's default: 14.3). None: no retrieval, u = x and v = y.
-
-    Raises:
-        ValueError: A row does not have one positive.
 
     Deviations:
         Candidates with the text of the anchor are masked, as in `SimCSE`; the retrieval sees them.

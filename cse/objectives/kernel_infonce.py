@@ -34,7 +34,7 @@ class KernelInfoNCE(Objective):
             temperature exceeds the kernels of all negatives, so that they lose their gradient.
 
     Deviations:
-        The denominator is exact by default; see `epsilon`. Duplicate texts are masked as in `SimCSE`.
+        The denominator is exact by default; see `epsilon`.
 
     Source: yifanzhang-pro/Kernel-InfoNCE, simclr_module.py:264-362.
     """

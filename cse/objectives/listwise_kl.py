@@ -17,6 +17,7 @@ class ListwiseKL(Taught):
     s_i are the student's similarities of anchor i with its own positives and hard negatives, and t_i the teacher's
     scores of the same pairs, on any scale. No text of another row takes part. A constant that is added to a row's
     scores changes nothing. With T_t -> 0 the teacher only names the best text, and the loss is InfoNCE over the row.
+    Rows have equal numbers of texts, two or more besides the anchor.
 
     Args:
         teacher: A teacher that is asked in training, whose cosines are t. None: the columns of the data
@@ -24,9 +25,6 @@ class ListwiseKL(Taught):
         compare: The function s, `dot` or `cosine`.
         student_temperature: T_s, dimensionless, > 0 (sentence-transformers: 1; for cosines, 0.05).
         teacher_temperature: T_t, on the scale of the teacher's scores, > 0 (sentence-transformers: 1).
-
-    Raises:
-        ValueError: Rows have fewer than two texts besides the anchor, unequal numbers of them, or other columns.
 
     Source: UKPLab/sentence-transformers, losses/distill_kl_div.py.
     """

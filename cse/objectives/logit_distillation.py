@@ -22,7 +22,7 @@ class LogitDistillation(Objective):
         L = (1 - c) L_task(y, label) + c mean_i sum_k ( y_ik - t_ik )^2
 
     y is u.v, or two linear layers with a ReLU between them on [u; v; u*v; |u - v|]; t are the teacher's logits, which
-    `cse teach` writes once. L_task is the cross-entropy or the squared error of the same logits.
+    `cse teach` writes once. L_task is the cross-entropy or the squared error of the same logits. Rows are pairs.
 
     Args:
         head: `dot`, one logit, which the vectors alone give; or `concat` (authors' default), whose layers serve
@@ -32,10 +32,6 @@ class LogitDistillation(Objective):
         classes: C, the number of logits; more than 1 need `concat` and the task `classes`.
         hidden: The width of the first layer of `concat` (authors' program: 512).
         share: c in [0, 1] (paper: 0.5); 1 learns from the teacher alone, and needs no label.
-
-    Raises:
-        UserError: Two arguments do not fit each other.
-        ValueError: The rows are not pairs, or the columns are not C logits.
 
     Deviations:
         A teacher with two logits for one class of ours gives l_1 - l_0, as in the authors' program. The authors' pooler

@@ -14,17 +14,14 @@ class MarginMSE(Taught):
         L = mean_ik ( ( s(q_i, p_i) - s(q_i, n_ik) ) - ( t(q_i, p_i) - t(q_i, n_ik) ) )^2
 
     s is the student's similarity and t the teacher's score of a pair of texts, on any scale. A constant that is added
-    to a row's scores changes nothing, so no temperature is needed, and no text of another row is a negative.
+    to a row's scores changes nothing, so no temperature is needed, and no text of another row is a negative. Rows have
+    one positive and equal numbers of hard negatives.
 
     Args:
         teacher: A teacher that is asked in training, whose cosines are t. None: the columns of the data
             (`data.teacher_columns`): the 1 + K scores of the positive and of the hard negatives, as `cse teach` writes
             them, or the K margins.
         compare: The function s: `dot` as in the paper, or `cosine`, whose margins lie in [-2, 2].
-
-    Raises:
-        ValueError: Rows do not have one positive and as many hard negatives as each other, or the columns are neither
-            their scores nor their margins.
 
     Source: UKPLab/sentence-transformers, losses/margin_mse.py.
     """

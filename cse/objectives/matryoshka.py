@@ -22,17 +22,14 @@ class Matryoshka(Wrapper):
 
     Equation 1 of the paper. Users may then keep the first m dimensions of an exported vector. Vectors are scaled to
     unit length after the cut, which objectives of cosines do not notice. Inside of `AdaptiveLayer` it is 2D Matryoshka
-    (Li et al., 2024, arXiv:2402.14776), which draws other widths for each layer.
+    (Li et al., 2024, arXiv:2402.14776), which draws other widths for each layer. The encoder has no head that serves
+    training only.
 
     Args:
         term: The objective. It must have no weights of its own.
         dimensions: The widths m. None: D, D/2, D/4 and D/8, for vectors of D dimensions.
         weights: c, one per width, >= 0. None: 1 for all (paper: 1; the sum is not divided by the number of widths).
         dimensions_per_step: This many widths are drawn in each step, from all of them, D included. None: all.
-
-    Raises:
-        UserError: A width or weight is out of range, the objective has a head, or the encoder has one in training only,
-            so that the dimensions that are trained would not be those that are exported.
 
     Source: sentence-transformers 6.2.0, losses/matryoshka.py, MatryoshkaLoss, and matryoshka_2d.py.
     """

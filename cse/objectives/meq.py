@@ -23,17 +23,15 @@ class DPR(Objective):
         L = -log e^{q_i . p_i} / sum_j ( e^{q_i . p_j} + sum_k e^{q_i . n_jk} )
 
     arXiv:2004.04906, equation 2: no temperature, and vectors keep their length. Each row has its hard passages n_k.
+    Rows have one positive.
 
     Args:
         hard: Number of hard passages of a row, >= 0; views after them are not passages, such as the edited questions
             of `MEQ`. None: all views after the positive.
 
-    Raises:
-        ValueError: Rows do not have one positive, or not as many hard passages.
-
     Deviations:
         One encoder reads questions and passages, which prompts may tell apart (`collator.prompts`); the authors train
-        two. Duplicate texts are masked as in `SimCSE`.
+        two.
 
     Source: ytyz1307zzh/Minimally_Edited_Questions, dpr/models/biencoder.py:400-520, after facebookresearch/DPR.
     """
@@ -67,9 +65,6 @@ class MEQ(Objective):
         form: The name of L_q. `contrastive` ranks best (paper: w 0.5, from the sixth epoch on), `dot` retrieves best
             (w 0.03; 0.003 for a large encoder). `dot` is unbounded below.
         margin: m of the hinge, >= 0 (authors' program: 1).
-
-    Raises:
-        ValueError: Rows do not have one positive, or no two views after it.
 
     Deviations:
         The abstract has q- of the own row as the only negative; the program, followed here, has all edited questions.

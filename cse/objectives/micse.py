@@ -29,7 +29,8 @@ class MiCSE(Objective):
     the poorest row has. The encoder reads a batch once, for vectors and attention, by the plain formula of attention.
 
     The views are the anchor and the first positive: one text under two dropout masks. Texts that differ are compared
-    position by position. If rows have weights (`Batch.weight`), all means and the share are weighted.
+    position by position. If rows have weights (`Batch.weight`), all means and the share are weighted. The backbone
+    gives attentions, and its layers are not recomputed.
 
     Args:
         temperature: Temperature of the contrast, > 0 (paper: 0.05).
@@ -41,10 +42,6 @@ class MiCSE(Objective):
             random order of the cells.
         padding: Cells with padding are `excluded`, or `counted` as in the authors' program. There a padding query pays
             attention too, and a cell with a padding key never has any, but is part of the share.
-
-    Raises:
-        UserError: In `setup`: the encoder lacks these layers, or their number is odd. In a step: the backbone gives no
-            attention, or recomputes its layers.
 
     Deviations:
         In the authors' program each row draws an order of its own, s^2 has 10^-6 added, and a term that is not a number

@@ -34,7 +34,7 @@ class Momentum(Objective):
     gradient: those of the anchors or, if c are keys, those of the positives. The defaults are ESimCSE's
     (arXiv:2109.04380, section 3.2), whose positive is the text with words repeated. MoCoSE (arXiv:2202.13093) has
     `candidates: keys`, `key_head: average`, `schedule: cosine` and `asymmetric: true`. The dual view (arXiv:2501.16360)
-    has `dual_view: true` and `hardest`.
+    has `dual_view: true` and `hardest`. With `dual_view`, rows have one positive.
 
     Args:
         temperature: t, dimensionless, > 0 (all three: 0.05).
@@ -54,10 +54,6 @@ class Momentum(Objective):
         hardest: The number of rows of Q, those with the largest cosine, that each anchor is compared with. Its
             positives and its own hard negatives are then the only candidates of the batch. None: all.
         ceiling: Rows of Q whose cosine with the anchor exceeds it are left out, in [-1, 1]. None: none is left out.
-
-    Raises:
-        UserError: `queue_start` exceeds `queue_size`.
-        ValueError: Rows have several positives under `dual_view`.
 
     Deviations:
         The programs update the average before the anchors are encoded (MoCoSE) or after (ESimCSE); here after the step

@@ -25,10 +25,6 @@ class OfViews(Wrapper):
     Args:
         term: The objective.
         views: The views, counted from 0, in their order.
-
-    Raises:
-        UserError: No view is named, or one below 0 or twice.
-        ValueError: Rows have fewer views.
     """
 
     needs_vectors = False

@@ -17,14 +17,11 @@ class PccTuning(Objective):
     c_i are the cosines of each anchor with each of the other texts of its row, and y_i their scores: graded
     similarities, as in the second stage of the paper, or the opinion of a teacher. The loss does not change if scores
     are multiplied or shifted, so any scale will do, and the student keeps its own; `CosineMSE` would move its cosines.
-    Terms with several teachers (`WeightedSum`) add up in units of their deviation.
+    Terms with several teachers (`WeightedSum`) add up in units of their deviation. Rows have equal numbers of texts,
+    and a batch has three pairs or more.
 
     Args:
         teacher: A teacher that is asked in training. None: the scores of the data (`Batch.score`), for pairs.
-
-    Raises:
-        ValueError: Rows have one text, or unequal numbers of them; the batch has fewer than three pairs; or the pairs
-            have no scores.
 
     Deviations:
         The authors' program divides by deviations with n - 1 and averages over n, so its r is (n - 1)/n times this one.

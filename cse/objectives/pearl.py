@@ -25,18 +25,15 @@ class PEARL(Objective):
     the vectors of a phrase and of its augmentation, not normalized, and c is the type of the phrase (`Batch.label`).
     The head W, b serves training only. The hard negatives of a phrase are rows of the batch with a view and a type of
     their own, which the sampler `NegativesAsRows` puts there; hard negatives in a row's own texts are candidates
-    without a type.
+    without a type. Rows have one positive.
 
     Args:
         types: Number of types, which labels count from 0, >= 2 (paper: 95).
         temperature: t, dimensionless, > 0 (authors' program: 0.07).
 
-    Raises:
-        ValueError: Rows do not have one positive, or no label.
-
     Deviations:
-        Duplicate texts are masked as in `SimCSE`. The mean of initial and trained weights leaves the head out, since no
-        checkpoint has it; the authors' program averages it with a fresh one.
+        The mean of initial and trained weights leaves the head out, since no checkpoint has it; the authors' program
+        averages it with a fresh one.
 
     Source: tigerchen52/PEARL, source/loss.py:23-37, source/main.py:84-88.
     """

@@ -36,8 +36,7 @@ class PolyView(Objective):
 
     Deviations:
         The authors released no program. The equations are those of the paper as remembered, and whether q has unit
-        length is not certain. A q of a mean shorter than 1e-4 is 0, without a gradient. Duplicate texts are masked as
-        in `SimCSE`.
+        length is not certain. A q of a mean shorter than 1e-4 is 0, without a gradient.
     """
 
     weighs_rows = True

@@ -34,7 +34,7 @@ class PromptBERT(Objective):
     `{mask}`; `cse.data.InTemplates` gives the views of the unsupervised method another template. Other poolers work.
 
     The encoder exports h alone, without d(n) and g: the authors' unsupervised scores are those of h, their supervised
-    scores are not.
+    scores are not. With soft prompts, or a backbone that takes no positions, `delta` is `none`.
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.05).
@@ -48,14 +48,10 @@ class PromptBERT(Objective):
             `from_zero`: 0, as in the authors' program, although RoBERTa's texts begin at 2, so that there d(0) is not
             the encoding of the empty template.
 
-    Raises:
-        UserError: In `setup`: the backbone takes no positions, is trained by soft prompts, or the encoder has a head or
-            modules after pooling beside `masked_lm`.
-
     Deviations:
         The authors' program takes the length of the first template for both; here they have to be equally long
         (`InTemplates`). It selects checkpoints by h - d(n), here by h. In evaluation it adds a full stop to a text that
-        ends in none of . ? " ', here texts are as they are. Duplicate texts are masked as in `SimCSE`.
+        ends in none of . ? " ', here texts are as they are.
 
     Source: kongds/Prompt-BERT, prompt_bert/models.py:65-262.
     """

@@ -24,16 +24,13 @@ class Quantized(Wrapper):
         L = L(z) + c L(q(z)),    binary: q(z) = sign(z) / sqrt(D),    int8: q(z) = s round(z / s), s = max_d |z_d| / 127
 
     Vectors z have unit length. The gradient passes q as if it were the identity, as in pplx-embed (arXiv:2602.11151),
-    whose vectors are int8 and binary. `cse encode --quantize` writes such vectors.
+    whose vectors are int8 and binary. `cse encode --quantize` writes such vectors. The encoder has no head that serves
+    training only.
 
     Args:
         term: The objective. It must have no weights of its own.
         kind: `binary`, or `int8`.
         weight: c, >= 0.
-
-    Raises:
-        UserError: The objective has a head, or the encoder has one in training only, so that other vectors would be
-            quantized than those that are exported.
 
     Deviations:
         The step of int8 is that of a vector; `cse.quantize` takes the range of each dimension.

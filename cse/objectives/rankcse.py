@@ -30,7 +30,7 @@ class RankCSE(Objective):
         listmle:  sum_k log sum_{l >= k} e^{S_i o(l)} - S_i o(k),    o the order of T_i, from the largest
 
     T_1 and T_2 are the teachers' cosines of the first view of i with the second of j, which are the texts' own where a
-    teacher has one vector per text. Hard negatives are candidates in the first term alone.
+    teacher has one vector per text. Hard negatives are candidates in the first term alone. Rows have one positive.
 
     Args:
         teachers: One or two, such as `cse.teachers.frozen.FrozenEncoder`, which may have any vocabulary. None: the
@@ -46,10 +46,6 @@ class RankCSE(Objective):
             the mean entropy of P_i and Q_i, since a clamp removes their mean from the divergence, so that it rewards
             flat rankings; probabilities are at least 1e-7 there, and in listmle 1e-7 is added to each sum, relative to
             the row's largest e^S.
-
-    Raises:
-        UserError: There are no teachers, or more than two.
-        ValueError: Rows do not have one positive.
 
     Deviations:
         The authors' program was not found; what is called the program is an independent one. Texts that equal the

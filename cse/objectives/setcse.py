@@ -22,14 +22,11 @@ class SetCSE(Objective):
     The sets are the labels of the rows (`Batch.label`), and P(i) the other members of the set of i. All views of a row
     are members; a hard negative belongs to another set, and is not an anchor. The encoder then serves to rank the
     members of a set by their mean cosine with other sets. If rows have weights (`Batch.weight`), the mean of `supcon`
-    is weighted; `inter_set` takes no weights.
+    is weighted; `inter_set` takes no weights. For `inter_set`, a batch has two labels or more.
 
     Args:
         form: `supcon`, or `inter_set`, which repels only.
         temperature: t, dimensionless, > 0 (0.05).
-
-    Raises:
-        ValueError: Rows have no labels, or for `inter_set` a single label.
 
     Deviations:
         No program of the authors exists, and the full text of the paper could not be read: `inter_set` is our reading

@@ -36,7 +36,7 @@ class SGOPT(Objective):
 
     Deviations:
         The authors' program freezes the embeddings; here they are trained. If an adapter is trained instead of the
-        backbone, the distance is that of the adapter's weights. Duplicate texts are masked as in `SimCSE`.
+        backbone, the distance is that of the adapter's weights.
 
     Source: galsang/SG-BERT, loss.py:136-220, 277-333.
     """

@@ -25,20 +25,13 @@ class SNCSE(Objective):
     without hard negatives. `cse.data.AugmentedViews` makes it of each text by `negative_augmentations` with
     `cse.augment.Negation`; the hard negatives of triplets serve as well. Of several, the mean counts, and a row without
     any adds 0. The authors read the vector at the mask token of a template (`pooler: mask`), and write both other texts
-    in a second template (`cse.data.InTemplates`).
+    in a second template (`cse.data.InTemplates`). Rows have one positive.
 
     Args:
         temperature: Temperature of the contrast, > 0 (authors' command: 0.05).
         margin_weight: lambda, >= 0 (authors' program: 0.001 for BERT, 0.0005 for RoBERTa).
         least_gap: a, in cosine, within [-2, 2] (authors' program: 0.1).
         largest_gap: b, in cosine, within [-2, 2], >= a (authors' program: 0.3).
-
-    Raises:
-        UserError: a exceeds b.
-        ValueError: Rows do not have one positive.
-
-    Deviations:
-        Duplicate texts are masked as in `SimCSE`.
 
     Source: Sense-GVT/SNCSE, SNCSE/simcse/models.py:113-160, SNCSE/train_SNCSE.py:364-369.
     """

@@ -22,15 +22,12 @@ class SpanContrast(Objective):
 
     t_i is the projected vector of text i, the first view of its row, and S(i) are its spans, each the mean of its token
     states. D_ip sums e^{cos/t} over the spans of all texts, own ones included (`all`), or over p and the spans of other
-    texts (`self`).
+    texts (`self`). The encoder's vectors are as wide as its token states.
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.1).
         denominator: `all` or `self`.
         texts_as_negatives: Whether the vectors of other texts are negatives too.
-
-    Raises:
-        UserError: The encoder's vectors are not as wide as its token states.
 
     Deviations:
         No program of the pre-training is public; the denominator is `all` because the paper's sum runs over the group.

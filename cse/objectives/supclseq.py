@@ -23,7 +23,8 @@ class SupCLSeq(Objective):
         L = SupCon( f_0(x), f_{r_1}(x), ..., f_{r_n}(x) ),    f_r the encoder with every dropout at rate r
 
     The first pass f_0 has the encoder's own dropout, and each rate adds one pass over the batch. The loss is that of
-    `SupCon`, over all passes and the labels.
+    `SupCon`, over all passes and the labels. Rows have labels. The backbone has dropout, and its layers are not
+    recomputed.
 
     Args:
         rates: The rates r, each in [0, 1) (authors' program: 0, 0.05 and 0.2).
@@ -31,11 +32,6 @@ class SupCLSeq(Objective):
         base_temperature: The scale of the loss is temperature / base_temperature; None is 1. The authors' program sets
             the temperature to 0.05 and leaves this at 0.07, which multiplies the loss by 0.714.
         reduce: `out` or `in`, the place of the mean over positives; see `SupCon`.
-
-    Raises:
-        UserError: There are no rates. In `setup`: the backbone has no dropout whose rate can be set, or gradient
-            checkpointing would compute layers again at another rate.
-        ValueError: Rows have no labels.
 
     Deviations:
         The authors train on pairs of texts that the encoder reads as one sequence, and then a linear layer on the

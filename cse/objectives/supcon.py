@@ -19,7 +19,7 @@ class SupCon(Objective):
     Equation 2 of the paper, where P(a) are the other views with the label of a: the views of its row and those of other
     rows. With `reduce: in` it is equation 3, where the mean over P(a) stands inside the logarithm. The loss is the mean
     over the views that have a positive. Hard negatives have no label: they are candidates, and neither anchors nor
-    positives.
+    positives. Rows have labels (`Batch.label`).
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.1).
@@ -28,9 +28,6 @@ class SupCon(Objective):
         reduce: `out` or `in`, the place of the mean over positives (paper: `out` trains better).
         anchors: `all` takes every view as an anchor. `one` takes the first view of each row only, as the authors'
             program does with `contrast_mode="one"`.
-
-    Raises:
-        ValueError: Rows have no labels.
 
     Deviations:
         A view without a positive is left out of the mean; in the authors' program it counts as 0. Copies of a text in

@@ -24,15 +24,12 @@ class Symile(Objective):
 
     Each of the M = 1 + P texts of a row is the anchor in turn; combination i is the row itself. `n` has B of them: the
     others are shuffled, each independently, and multiplied. `n_squared` has all B^{M-1}. With M = 2 and `n_squared`,
-    this is InfoNCE in both directions.
+    this is InfoNCE in both directions. Rows have no hard negatives.
 
     Args:
         negatives: The combinations to compare (authors' program: `n`). The memory of `n_squared` is B^{M-1} D.
         temperature: 1/s before training; s is learned. None: D^{(1-M)/2}, so that a product of M unrelated vectors,
             which shrinks with M, has a logit of about 1.
-
-    Raises:
-        ValueError: Rows have hard negatives, or the batch has no row ids.
 
     Deviations:
         A combination whose texts are all the row's own is masked (`Batch.text_id`); in the authors' program, shuffles

@@ -14,18 +14,12 @@ class SymmetricInfoNCE(Objective):
         L = 1/2 ( CE(a_i -> p_i against all p_j and n_j) + CE(p_i -> a_i against all a_j) )
 
     Hard negatives are candidates of the anchors alone. It is MultipleNegativesSymmetricRankingLoss of
-    sentence-transformers, whose cached form is `trainer.chunk_size` here.
+    sentence-transformers, whose cached form is `trainer.chunk_size` here. Rows have one positive.
 
     Args:
         temperature: t, dimensionless, > 0 (sentence-transformers: 0.05).
         hardness: The hardness of `SimCSE`, from anchor to positive.
         hardness_of: The negatives that have it, named as in `SimCSE`.
-
-    Raises:
-        ValueError: Rows do not have one positive.
-
-    Deviations:
-        Duplicate texts are masked as in `SimCSE`.
 
     Source: UKPLab/sentence-transformers, losses/multiple_negatives_ranking.py (both directions, per direction).
     """

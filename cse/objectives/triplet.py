@@ -26,14 +26,12 @@ class Triplet(Objective):
 
     SciNCL (Ostendorff et al., EMNLP 2022, arXiv:2202.06671) has the Euclidean form with margin 1, Phrase-BERT (Wang et
     al., EMNLP 2021, arXiv:2109.06304) with margin 5. StyleDistance (Patel et al., arXiv:2410.12757) has the squared
-    form in its paper; the default of its trainer is the cosine form with margin 0.5.
+    form in its paper; the default of its trainer is the cosine form with margin 0.5. Rows have a positive and a hard
+    negative.
 
     Args:
         distance: d.
         margin: m, in units of d, >= 0 (SciNCL: 1, Phrase-BERT: 5, both Euclidean; StyleDistance: 0.5, cosine).
-
-    Raises:
-        ValueError: Rows have no positive or no hard negative.
 
     Deviations:
         A row whose hard negatives do not exist (`Batch.view_mask`) is left out of the mean, and counted. SciNCL's

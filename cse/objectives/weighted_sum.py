@@ -22,10 +22,6 @@ class WeightedSum(Wrapper):
         starts: The step from which each term counts, counted from 0; before it, the term's weight is 0. None: 0 for all
             (MEQ's question term: the first step of the sixth epoch).
 
-    Raises:
-        UserError: Terms shape different similarities, the lists differ in length, a decay is outside (0, 1], or a start
-            is below 0.
-
     Source: princeton-nlp/SimCSE, simcse/models.py; YJiangcm/PromCSE, promcse/trainers.py:115-119 for the decay;
     ytyz1307zzh/Minimally_Edited_Questions, train_dense_encoder.py:466-479 for the start.
     """

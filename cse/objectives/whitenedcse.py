@@ -30,7 +30,8 @@ class WhitenedCSE(Objective):
     sentence differ beyond dropout. The linear layer and tanh follow the whitening, so they belong to the objective;
     neither is exported, and the encoder needs no head. Each positive has its own cross-entropy against the same view of
     the other sentences, and these are summed. The collator gives 1 + P views (`views: 3` for two positives). If rows
-    have weights (`Batch.weight`), the mean over rows is weighted; the statistics of the whitening are not.
+    have weights (`Batch.weight`), the mean over rows is weighted; the statistics of the whitening are not. A batch is
+    larger than a group.
 
     Args:
         temperature: t, dimensionless, > 0 (paper: 0.05).
@@ -40,13 +41,10 @@ class WhitenedCSE(Objective):
             B V rows in sentence order are cut into V blocks of B, each whitened in an order of its own, so that the
             views of a sentence share one order (the authors' program, shuffled_group_whitening.py:24-77).
 
-    Raises:
-        ValueError: The group size does not divide the embedding, or the batch is not larger than a group.
-
     Deviations:
         Statistics are taken over the rows of all processes; the authors' program takes those of each process. A
-        direction without variance is mapped to 0; theirs divides by 0. Duplicate texts are masked as in `SimCSE`. Hard
-        negatives, which the paper does not have, join the candidates of every positive.
+        direction without variance is mapped to 0; theirs divides by 0. Hard negatives, which the paper does not have,
+        join the candidates of every positive.
 
     Source: SupstarZh/WhitenedCSE, whitenedcse/models.py:57-64, 233-238 and shuffled_group_whitening.py (the release
     itself does not run: models.py:52 is not valid Python).
