@@ -114,16 +114,14 @@ def gather(tensor: Tensor) -> Tensor:
     """(n, ...) of every process, in rank order: (W n, ...). Differentiable; n must be the same everywhere."""
     if world_size() == 1:
         return tensor
-    gathered: Tensor = _Gather.apply(tensor)  # type: ignore[no-untyped-call, unused-ignore]
-    return gathered
+    return _Gather.apply(tensor)  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def all_sum(tensor: Tensor) -> Tensor:
     """Sum over processes, differentiable."""
     if world_size() == 1:
         return tensor
-    total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call, unused-ignore]
-    return total
+    return _Sum.apply(tensor)  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def is_first() -> bool:

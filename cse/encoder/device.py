@@ -30,8 +30,7 @@ def numbers(scalars: Sequence[Tensor]) -> list[float]:
     """Scalars as Python's numbers; those of a GPU in one copy, so that the host waits once for all of them."""
     if all(scalar.device.type != "cuda" for scalar in scalars):
         return [float(scalar) for scalar in scalars]
-    found: list[float] = torch.stack([scalar.detach().double().reshape(()) for scalar in scalars]).tolist()
-    return found
+    return torch.stack([scalar.detach().double().reshape(()) for scalar in scalars]).tolist()
 
 
 def places(mask: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

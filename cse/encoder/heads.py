@@ -59,8 +59,7 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, in) -> (n, out)."""
-        out: Tensor = self.activation(in_float32(self.linear, x))
-        return out
+        return self.activation(in_float32(self.linear, x))
 
     def describe(self) -> StoredDense:
         """The settings that a checkpoint keeps."""

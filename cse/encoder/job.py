@@ -256,8 +256,7 @@ def cached_vectors(
             f"vectors: process 0 wrote {file}, which does not appear to {distributed.me()}\n"
             "fix: set CSE_CACHE to one folder on a file system that all nodes share"
         )
-    vectors: NDArray[np.float32] = np.load(file, mmap_mode="r")
-    return vectors
+    return np.load(file, mmap_mode="r")
 
 
 def _writes(together: bool) -> bool:

@@ -40,8 +40,7 @@ def eager_attention(model: PreTrainedModel) -> Iterator[None]:
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 
     def without_waiting(*sizes: Any, **options: Any) -> Tensor:  # transformers asks if a mask hides anything
-        mask: Tensor = eager_mask(*sizes, **options | {"allow_is_bidirectional_skip": False})
-        return mask
+        return eager_mask(*sizes, **options | {"allow_is_bidirectional_skip": False})
 
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")

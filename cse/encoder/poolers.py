@@ -82,5 +82,4 @@ def get_pooler(name: str, *, position: int = -1) -> Pooler:
         raise ValueError(f"pooler {name!r} is not one of {', '.join(POOLERS)}")
     if name == "mask":
         return partial(at, position=position)
-    pooler: Pooler = globals()[name]
-    return pooler
+    return globals()[name]

@@ -123,8 +123,7 @@ def _load(source: str, settings: dict[str, Any], arguments: dict[str, Any]) -> t
 def _locate(backbone: str) -> str:
     if not backbone.startswith("asset:"):
         return backbone
-    where: str = _cse("encoder.checkpoint.source", backbone).locate(backbone)
-    return where
+    return _cse("encoder.checkpoint.source", backbone).locate(backbone)
 
 
 def _cse(module: str, needed_for: str) -> Any:

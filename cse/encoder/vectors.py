@@ -18,8 +18,7 @@ HALVINGS = 3  # of the widths of a model that names none: down to an eighth
 def unit(vectors: NDArray[F]) -> NDArray[F]:
     """The rows (n, D) scaled to length 1; a row of zeros stays."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: NDArray[F] = vectors / np.maximum(lengths, np.finfo(vectors.dtype).tiny)
-    return scaled
+    return vectors / np.maximum(lengths, np.finfo(vectors.dtype).tiny)
 
 
 def require_directions(

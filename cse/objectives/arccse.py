@@ -84,5 +84,4 @@ class ArcCSE(Objective):
         m, u, v = math.radians(self.margin), normalize(views.anchor)[:, None], normalize(views.positive)
         # Of a cosine near 1 the sine would have a hundredth of its digits: sqrt(1 - c^2) = |u - v| |u + v| / 2.
         sine = torch.linalg.vector_norm(u - v, dim=-1) * torch.linalg.vector_norm(u + v, dim=-1) / 2
-        change: Tensor = (u * v).sum(-1) * (math.cos(m) - 1) - sine * math.sin(m)
-        return change
+        return (u * v).sum(-1) * (math.cos(m) - 1) - sine * math.sin(m)

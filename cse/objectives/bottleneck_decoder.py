@@ -131,8 +131,7 @@ class BottleneckDecoder(Objective):
 
     def logits(self, states: Tensor, ctx: StepContext) -> Tensor:
         """(M, vocabulary) of states (M, H)."""
-        logits: Tensor = self.head(states, ctx.encoder.backbone.get_input_embeddings().weight)
-        return logits
+        return self.head(states, ctx.encoder.backbone.get_input_embeddings().weight)
 
     def rows(self, batch: Batch) -> Tensor:
         """(n,) the row of the batch that each two of views belong to."""

@@ -108,8 +108,7 @@ class DenoSent(Objective):
         """Logits (T, vocabulary) of the T tokens of texts, from their embeddings (n, L, H), mask and vectors (n, H)."""
         device = vector.device
         states = self.decoder(self.noise(embedded), placed(mask, device), vector)[places(mask == 1, device)]  # (T, H)
-        logits: Tensor = self.head(states, ctx.encoder.backbone.get_input_embeddings().weight)
-        return logits
+        return self.head(states, ctx.encoder.backbone.get_input_embeddings().weight)
 
     def cross_entropy(
         self, logits: Tensor, ids: Tensor, mask: Tensor, batch: Batch, ctx: StepContext

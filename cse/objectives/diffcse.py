@@ -163,5 +163,4 @@ class Discriminator(nn.Module):
             states = self.backbone(input_ids=ids, attention_mask=mask).last_hidden_state  # (n, L, H)
         finally:
             hook.remove()
-        logits: Tensor = self.head(states)
-        return logits
+        return self.head(states)

@@ -88,8 +88,7 @@ class LogitDistillation(Objective):
         """(B, C) the logits of pairs of vectors (B, D)."""
         if self.head == "dot":
             return (u * v).sum(1, keepdim=True)
-        found: Tensor = self.layers(torch.cat([u, v, u * v, (u - v).abs()], 1))
-        return found
+        return self.layers(torch.cat([u, v, u * v, (u - v).abs()], 1))
 
     def _taught(self, batch: Batch, logits: Tensor) -> Tensor:
         """(B, C) the teacher's logits."""

@@ -50,5 +50,4 @@ class OfViews(Wrapper):
         if batch.relevance is not None:  # of positives to view 0
             kept = None if 0 in positives else batch.relevance[:, [view - 1 for view in positives]]  # (B, P)
             rows = replace(rows, relevance=kept)
-        output: LossOutput = self.term(part, rows, ctx)
-        return output
+        return self.term(part, rows, ctx)

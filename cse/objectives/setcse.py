@@ -47,8 +47,7 @@ class SetCSE(Objective):
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         label = batch.require("label", type(self).__name__)  # (B,)
         if self.form == "supcon":
-            output: LossOutput = self.supcon(views, batch, ctx)
-            return output
+            return self.supcon(views, batch, ctx)
         pairs = all_pairs(views, batch, single=True)
         sets, of_row = torch.unique(label, return_inverse=True)
         if len(sets) < 2:

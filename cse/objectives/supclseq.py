@@ -85,8 +85,7 @@ class SupCLSeq(Objective):
         order = list(range(texts)) * count + list(range(texts, batch.views)) * count
         wider = replace(batch.with_views(order), num_positives=texts * count - 1)
         every = Views(positive[:, 0], positive[:, 1:], negative, own.embedding)
-        output: LossOutput = self.contrast(every, wider, ctx)
-        return output
+        return self.contrast(every, wider, ctx)
 
     def _encode(self, batch: Batch, ctx: StepContext) -> Views:
         return views_of(ctx.encoder(batch.input_ids.flatten(0, 1), batch.attention_mask.flatten(0, 1)), batch, ctx)

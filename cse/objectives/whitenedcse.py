@@ -145,5 +145,4 @@ def _inverse_sqrt(groups: Tensor, centered: Tensor) -> Tensor:
     rounding = groups.shape[-1] * epsilon * values[:, -1]
     kept = values > torch.maximum(rounding, floor)[:, None]
     f = torch.where(kept, values, torch.ones_like(values)).rsqrt() * kept
-    root: Tensor = (vectors * f[:, None]) @ vectors.mT
-    return root
+    return (vectors * f[:, None]) @ vectors.mT

@@ -225,8 +225,7 @@ def load_tensors(
             optimizer.load_state_dict(state)
     if scaler is not None:
         scaler.load_state_dict(saved["scaler"])
-    rows: dict[str, Tensor] = saved["rows"]
-    return rows
+    return saved["rows"]
 
 
 def _await(path: Path, digest: str) -> None:

@@ -128,8 +128,7 @@ def _distinct(encoded: Encoded) -> list[Tensor]:
 
 def _encode(learner: nn.Module, chunk: Batch, seed: Callable[[int], None], index: int) -> Encoded:
     seed(index)
-    encoded: Encoded = learner(chunk)[0]
-    return encoded
+    return learner(chunk)[0]
 
 
 def _gradient(tensor: Tensor) -> Tensor:

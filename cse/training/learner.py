@@ -84,8 +84,7 @@ class Learner(nn.Module):
     def loss(self, batch: Batch, encoded: Encoded, ctx: StepContext) -> LossOutput:
         """The objective on the batch of all processes: the same number on each."""
         views = gather_views(encoded, batch.num_positives)
-        output: LossOutput = self.objective_of(batch)(views, gather_rows(batch), ctx)
-        return output
+        return self.objective_of(batch)(views, gather_rows(batch), ctx)
 
 
 def gather_views(encoded: Encoded, num_positives: int) -> Views:

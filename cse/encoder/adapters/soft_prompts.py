@@ -80,8 +80,7 @@ class SoftPrompts(Adapter):
 
     def table(self) -> Tensor:
         """(P, 2 layers heads size) keys and values of all layers."""
-        table: Tensor = self.projection(self.prompts.weight)
-        return table
+        return self.projection(self.prompts.weight)
 
     def inputs(self, backbone: PreTrainedModel, attention_mask: Tensor) -> dict[str, Any]:
         """The prompts as a cache, and a mask and positions that count them."""

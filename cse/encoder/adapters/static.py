@@ -64,8 +64,7 @@ class StaticModel(PreTrainedModel):  # type: ignore[misc, unused-ignore]
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The table."""
-        table: nn.Embedding = self.embedding
-        return table
+        return self.embedding
 
     def write(self, out: Path) -> None:
         """Write the table and the tokenizer as they were read, and the notices."""

@@ -55,8 +55,7 @@ def mask_without_waiting(*sizes: Any, **options: Any) -> Tensor | None:
     padding = options.get("attention_mask")
     if padding is not None and padding.device.type == "cuda":  # the host would wait for the answer
         options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-    mask: Tensor | None = sdpa_mask(*sizes, **options)
-    return mask
+    return sdpa_mask(*sizes, **options)
 
 
 def short_attention(

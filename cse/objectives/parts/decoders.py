@@ -75,8 +75,7 @@ class FirstDecoder(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor, vector: Tensor) -> Tensor:
         """States (n, L, H) of tokens."""
-        found: Tensor = self.model(inputs_embeds=_with_first(states, vector), attention_mask=mask).last_hidden_state
-        return found
+        return self.model(inputs_embeds=_with_first(states, vector), attention_mask=mask).last_hidden_state
 
 
 class CausalDecoder(nn.Module):
@@ -124,8 +123,7 @@ class CausalDecoder(nn.Module):
         states, hidden = _with_first(states, vector), placed(~self.sees(mask.shape[1]), mask.device)
         for layer in self.layers:
             states = layer(states, hidden)
-        normed: Tensor = self.norm(states)
-        return normed
+        return self.norm(states)
 
     def sees(self, length: int) -> Tensor:
         """(L, L) True where the token of the row sees the token of the column."""
