@@ -127,7 +127,7 @@ TABLE = """\
 + self.queue.push(self._found[-1])
 - momentum, ctx.step + 2,
 + momentum, ctx.step + 1,
-@ teachers/queue.py  teachers/test_queue.py
+@ teachers/queue.py  teachers/test_copy.py
 - rows.to(self.vectors)])[len(rows) :]
 + rows.to(self.vectors)])[: len(self.vectors)]
 @ training/trainer.py  training/test_trainer.py::test_accumulation_averages_parts_with_their_own_negatives
@@ -210,7 +210,7 @@ TABLE = """\
 + end = mask.sum(1)
 - return (states * weight).sum(1)
 + return states.sum(1)
-@ evaluation/evaluators/sts.py  evaluation/test_sts_oracle.py
+@ evaluation/evaluators/sts.py  evaluation/test_sts_score.py
 - _mean(subsets, sizes)
 + _mean(subsets, dict.fromkeys(subsets, 1))
 @ evaluation/statistic.py  evaluation/test_sts_score.py
@@ -236,7 +236,7 @@ TABLE = """\
 @ evaluation/evaluators/pairs.py  evaluation/test_own_rows.py
 - right = [similarity[a] > similarity[a + 1 : b].max()
 + right = [similarity[a] >= similarity[a + 1 : b].max()
-@ evaluation/evaluators/pairs.py  evaluation/test_thresholds.py
+@ evaluation/evaluators/pairs.py  evaluation/test_pairs.py
 - above = cuts + 1
 + above = cuts
 @ data/part.py  data/test_part.py evaluation/test_held_out.py

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cse.errors import UserError
+from cse import UserError
 
 
 def refuses(message, call, *args, **options):

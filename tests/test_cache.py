@@ -7,8 +7,8 @@ import textwrap
 
 import pytest
 
+from cse import UserError
 from cse import files as cache
-from cse.errors import UserError
 from cse.files import atomic_dir, atomic_file, cache_dir, writing_cache
 
 

@@ -1,5 +1,6 @@
 """Lines and progress, on a terminal and elsewhere; versions of what is installed."""
 
+import math
 import os
 import subprocess
 import sys
@@ -7,7 +8,8 @@ from importlib.metadata import version
 
 import pytest
 
-from cse import console, environment
+from cse import UserError, console, environment
+from cse.errors import require_at_least, require_positive, require_within
 
 
 @pytest.fixture
@@ -57,3 +59,36 @@ def test_versions_name_what_is_installed():
         "torch": version("torch"),
     }
     assert found["cse"][0].isdigit()
+
+
+@pytest.mark.parametrize("value", [0, -1, -0.0, math.nan])
+def test_not_positive(value):
+    with pytest.raises(UserError) as error:
+        require_positive("objective", margin=1.0, temperature=value, scale=None)
+    assert str(error.value) == f"objective.temperature is {value}\nfix: give a number > 0"
+
+
+def test_below_the_minimum():
+    require_at_least(2, "collator", views=2, max_length=None)
+    for value in (1, 1.99, math.nan):
+        with pytest.raises(UserError) as error:
+            require_at_least(2, "collator", views=value)
+        assert str(error.value) == f"collator.views is {value}\nfix: give a number >= 2"
+
+
+@pytest.mark.parametrize(
+    ("interval", "inside", "outside"),
+    [
+        ("(0, 1)", [0.5, 1e-9], [0, 1, math.nan]),
+        ("(0, 1]", [1], [0, 1.1]),
+        ("[0, 1)", [0], [-0.1, 1, math.inf]),
+        ("[-1, 1]", [-1, 1], [-1.1, 1.1]),
+    ],
+)
+def test_outside_an_interval(interval, inside, outside):
+    for value in inside:
+        require_within(interval, "encoder", dropout=value, other=None)
+    for value in outside:
+        with pytest.raises(UserError) as error:
+            require_within(interval, "encoder", dropout=value)
+        assert str(error.value) == f"encoder.dropout is {value}\nfix: give a number in {interval}"

@@ -7,8 +7,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import close_session, constants
 
+from cse import UserError
 from cse.assets import hub
-from cse.errors import UserError
 from tests.publish.hub_server import HubServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cse import UserError
 from cse.augment import MaskedLMSubstitution, SynonymSubstitution, words
 from cse.augment.words import WordNet
-from cse.errors import UserError
 from tests.conftest import WORDS
 from tests.refusals import refuses
 

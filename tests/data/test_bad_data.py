@@ -7,7 +7,7 @@ import re
 import pandas
 import pytest
 
-from cse.data.datasets import Pairs, ScoredPairs, Texts, Triplets
+from cse import Pairs, ScoredPairs, Texts, Triplets
 from tests.data.test_shapes import beir, parquet
 from tests.refusals import refuses
 

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from cse.data.datasets import Pairs, ScoredPairs, Texts
+from cse import Mixture, Pairs, ScoredPairs, Source, Texts
 from cse.data.loader import StepBatches
-from cse.data.mixture import BLOCK, Mixture, Source
+from cse.data.mixture import BLOCK
 from tests.refusals import refuses
 
 

@@ -6,7 +6,7 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
-from cse.encoder.model import Encoder
+from cse import Encoder
 
 
 def byte_level(**options):

@@ -6,9 +6,9 @@ from contextvars import ContextVar
 import numpy as np
 import pytest
 
+from cse import Encoder
 from cse.encoder import job
 from cse.encoder.job import ahead
-from cse.encoder.model import Encoder
 from tests.conftest import WORDS
 
 

@@ -9,21 +9,15 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
-from cse.batch import Example
+from cse import AugmentedViews, Encoder, Example, Masked, RefreshNegatives, TextViews, TopK, Trainer, export
 from cse.cli import main
 from cse.data.tokens import TokenStore
-from cse.data.views.around import Masked
-from cse.data.views.texts import AugmentedViews, TextViews
 from cse.encoder.checkpoint.layout import Layout
-from cse.encoder.model import Encoder
 from cse.evaluation import STSEvaluator
 from cse.evaluation.evaluators.sts_rows import Pairs
 from cse.evaluation.loading import load_model
-from cse.inference.export import OnnxEncoder, export
-from cse.mining.miners import TopK
-from cse.mining.refresh import RefreshNegatives
+from cse.inference.export import OnnxEncoder
 from cse.publish.card.usage import sentence_transformers_code, transformers_code
-from cse.training.trainer import Trainer
 from tests.refusals import refuses
 from tests.runs import make_run
 

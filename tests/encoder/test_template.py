@@ -3,8 +3,8 @@ import transformers
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from cse import UserError
 from cse.encoder.template import added_ids, around, bake, rebake, require_room, template_of
-from cse.errors import UserError
 from tests.encoder.helpers import bert, byte_level
 from tests.refusals import refuses
 

@@ -6,9 +6,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
+from cse import Encoder
 from cse.encoder.checkpoint.layout import Layout
 from cse.encoder.heads import Dense, Normalize, Truncate
-from cse.encoder.model import Encoder
 from cse.encoder.vectors import check_widths, halves
 from cse.inference.whiten import whiten
 from tests.encoder.helpers import loads_everywhere

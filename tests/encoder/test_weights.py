@@ -9,21 +9,12 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
-from cse.data.views.around import Masked
-from cse.data.views.texts import TextViews
+import cse
+from cse import Dropout, Encoder, Lora, Masked, SoftPrompts, TextViews, Trainer, UserError
 from cse.encoder import kinds as formats
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.adapters.soft_prompts import SoftPrompts
 from cse.encoder.checkpoint.layout import Layout
-from cse.encoder.dropout import Dropout
 from cse.encoder.kinds import PACKAGES, kernel_of_precision
-from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.objectives.masked_lm import MaskedLM
-from cse.objectives.simcse import SimCSE
-from cse.objectives.weighted_sum import WeightedSum
 from cse.seeding import seed_dropout
-from cse.training.trainer import Trainer
 from tests.encoder.helpers import loads_everywhere
 from tests.models import save_tiny
 from tests.refusals import refuses
@@ -96,7 +87,7 @@ def test_lora_over_bf16_is_trained_in_fp32(llama, tmp_path):
 def test_an_objective_that_reads_tokens_trains_bf16(tiny_bert, tmp_path):
     seed_dropout("init")
     encoder = Encoder(tiny_bert, head="mlp", weights="bf16")
-    both = WeightedSum(terms=[SimCSE(), MaskedLM()], weights=[1.0, 0.1])
+    both = cse.WeightedSum(terms=[cse.SimCSE(), cse.MaskedLM()], weights=[1.0, 0.1])
     collator = Masked(views=TextViews(max_length=12))
     run = make_run(tmp_path, tiny_bert, encoder=encoder, objective=both, collator=collator, max_steps=2)
     Trainer(run).fit()

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from cse import Evaluator, STSEvaluator
 from cse.evaluation.evaluator import EvalResult
-from cse.evaluation.evaluators.sts import STSEvaluator, score_all
+from cse.evaluation.evaluators.sts import score_all
 from cse.evaluation.scoring import describe
-from cse.interfaces import Evaluator
 
 GRADED = [(i % 6, f"a {i} common {'word ' * (i % 3)}", f"a {i * 7 % 11} common") for i in range(40)]
 

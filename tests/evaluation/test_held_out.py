@@ -6,9 +6,9 @@ import random
 import numpy as np
 import pytest
 
-from cse import Mixture, Pairs, ScoredPairs, Source, Texts, Triplets
+from cse import Mixture, Pairs, ScoredPairs, Source, STSEvaluator, Texts, Triplets
 from cse.data.reading.texts import same_text_key
-from cse.evaluation import HeldOut, Labels, Several, Similarity, STSEvaluator
+from cse.evaluation import HeldOut, Labels, Several, Similarity
 from cse.evaluation.evaluators.held_out import resolution
 from cse.evaluation.statistic import bootstrap, interval
 from tests.conftest import WORDS

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cse.encoder.model import Encoder
+from cse import Encoder
 from cse.evaluation import NanoBEIR, Retrieval
 from cse.evaluation.encoding import changing
 from cse.evaluation.evaluators import retrieval as ranking

@@ -1,10 +1,18 @@
+"""None"""
+
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from cse.cli import main
 from cse.evaluation.evaluators import transfer
+from cse.evaluation.evaluators.classifiers import few_shot, nearest_mean
 from cse.evaluation.evaluators.sts_rows import Missing
 from cse.evaluation.evaluators.transfer import Labeled, Row
 from cse.evaluation.scoring import describe
+from tests.cases import ORACLES, OWN, cases, files, load, settings
 from tests.refusals import refuses
 
 
@@ -129,3 +137,104 @@ def test_a_fit_is_the_optimum_of_each_class_against_the_rest(length, classes):
         assert np.abs(x.T @ (chance - target) + weight / c).max() / 300 < 1e-4
         assert abs(np.mean(chance - target)) < 1e-4
     assert (model.predict(x) == y).mean() > 1 / classes + 0.2
+
+
+@pytest.fixture
+def labeled_rows():
+    """Vectors that tell four labels apart, not always."""
+    rng = np.random.default_rng(0)
+    y = rng.choice(["a", "b", "c", "d"], 120)
+    centers = dict(zip("abcd", rng.normal(size=(4, 6)), strict=True))
+    x = np.stack([centers[label] for label in y]) + rng.normal(size=(120, 6))
+    return (x[:80], y[:80]), (x[80:], y[80:])
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", cases("block", has="accuracy_cosine"))
+def test_nearest_mean_in_every_case_of_the_oracle(name):
+    about, data = load("block", name)
+    data = {key: np.asarray(array) for key, array in data.items()}
+    found = nearest_mean(data["train"], data["train_label"].astype(str), data["test"])
+    assert found.tolist() == data["predicted_cosine"].astype(str).tolist()
+    assert 100 * np.mean(found == data["test_label"].astype(str)) == pytest.approx(about["accuracy_cosine"])
+
+
+def test_few_shot_equals_mteb(labeled_rows):
+    task = pytest.importorskip("mteb.abstasks.classification").AbsTaskClassification
+    from datasets import Dataset
+    from sklearn.linear_model import LogisticRegression
+
+    (x, y), (new, truth) = labeled_rows
+    table = Dataset.from_dict({"label": y.tolist()})
+    settings = SimpleNamespace(seed=42, label_column_name="label", samples_per_label=5)
+    accuracy, order = [], None
+    for repetition in range(10):
+        _, order, drawn = task._undersample_data(settings, table, repetition, order)
+        model = LogisticRegression(max_iter=100, random_state=42).fit(x[drawn], y[drawn])
+        accuracy.append((model.predict(new) == truth).mean())
+    found = few_shot(5, 10, 42, x, y, new, truth)
+    assert found.shape == (40,)
+    assert found.mean() == pytest.approx(np.mean(accuracy), abs=1e-9)
+    assert len(set(accuracy)) > 1  # the draws differ
+
+
+OURS = ("SP", "BSO", "DC", "SSP")
+
+
+def by_words(vectors):
+    """A text is the mean of its words' vectors; wN has row N."""
+
+    def embed(texts):
+        return np.stack([vectors[[int(word[1:]) for word in text.split()]].mean(0) for text in texts])
+
+    return embed
+
+
+@pytest.mark.parametrize("file", files("discoeval*.npz"))
+def test_every_task_of_the_oracle(file):
+    """discoeval_tasks has the tasks of the entry `tasks`, and its texts are in discoeval_data; a suffix is of both."""
+    data, case = np.load(ORACLES / file), file.removeprefix("discoeval_").removesuffix(".npz")
+    end = case.removeprefix("tasks")
+    folder = ORACLES / f"discoeval_data{end}"
+    folder = folder if folder.is_dir() else ORACLES / "discoeval_data"
+    about = settings(f"discoeval{end}" if (ORACLES / f"discoeval{end}.json").is_file() else "discoeval")
+    tasks = about.get(case) or about["tasks"]
+    embed = by_words(data["word_vectors"].astype(np.float64))
+    names = [name for name in tasks if name.startswith(OURS)]
+    assert names
+    for name in names:
+        task, wanted = transfer.load(name, str(folder)), tasks[name]
+        assert {s.replace("dev", "valid"): len(rows) for s, rows in task.splits.items()} == wanted["rows"]
+        for split in ("train", "test"):
+            x, y = transfer.features(task.splits[split], transfer.specs("discoeval")[name]["features"], embed)
+            assert x.shape[1] == wanted["features"]
+            for row, label in zip(data[f"{name}_{split}_x"], data[f"{name}_{split}_y"], strict=True):
+                nearest = np.abs(x - row).max(1)  # BSO's rows are in another order
+                assert nearest.min() < 1e-6
+                assert y[nearest.argmin()] == str(label)
+        found = transfer.score(task, embed)
+        assert (found.test, found.dev) == pytest.approx((wanted["sklearn"]["test"], wanted["sklearn"]["dev"]), abs=0.01)
+
+
+def test_names_and_missing_rows(tmp_path):
+    assert transfer.split_names("discoeval")[1] == list(transfer.specs("discoeval"))
+    assert transfer.split_names("spwiki,MR,STSB-dev") == ("STSB-dev", ["SPwiki", "MR"])
+    with pytest.raises(Missing, match="SP/wiki"):
+        transfer.load("SPwiki", str(tmp_path))
+    assert list(transfer.Transfer(["DCchat"], str(tmp_path)).missing) == ["DCchat"]
+    (tmp_path / "SSP" / "abs").mkdir(parents=True)
+    for file in transfer.SPLITS.values():
+        (tmp_path / "SSP" / "abs" / file).write_text("1 without a tab\n")
+    refuses(r"train\.txt", transfer.load, "SSPabs", str(tmp_path))
+
+
+def test_the_command(tiny_bert, tmp_path):
+    out = tmp_path / "r.json"
+    data = ["--tasks", "BSOwiki,SSPabs", "--data", str(OWN / "discoeval_data")]
+    assert main(["eval", tiny_bert, *data, "--out", str(out), "--device", "cpu"]) == 0
+    found = json.loads(out.read_text())["transfer"]
+    assert list(found) == ["BSOwiki", "SSPabs"]
+    assert all(0 <= task["nearest_mean"] <= 100 for task in found.values())

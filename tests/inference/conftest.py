@@ -1,6 +1,6 @@
 import pytest
 
-from cse.encoder.model import Encoder
+from cse import Encoder
 from tests.inference.helpers import lines
 
 

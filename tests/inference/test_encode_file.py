@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import BertConfig
 
+from cse import Encoder
 from cse.encoder.checkpoint.identity import model_hash
 from cse.encoder.job import partial_files
-from cse.encoder.model import Encoder
 from cse.inference import encode as encode_file
 from cse.inference.encode import TextFile
 from cse.inference.encode import encode_file as encode

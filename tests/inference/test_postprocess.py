@@ -5,8 +5,8 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from cse import Encoder
 from cse.cli import main
-from cse.encoder.model import Encoder
 from cse.inference.whiten import fit_all_but_the_top, fit_clip, fit_whitening, layer_means, outliers, whiten
 from cse.objectives.parts.functional import cosine_matrix
 from tests.cases import cases, load

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cse.encoder.model import Encoder
+from cse import Encoder
 from cse.seeding import seed_dropout
 from tests.runs import write_texts
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cse.batch import Example
+from cse import Example, Random, TopK
 from cse.encoder.vectors import unit
 from cse.mining.corpus import Corpus
-from cse.mining.miners import Queries, Random, TopK
+from cse.mining.miners import Queries
 from cse.mining.neighbors import Exact, open_pool
 from tests.cases import cases, load
 from tests.refusals import refuses

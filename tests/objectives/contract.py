@@ -15,16 +15,10 @@ import torch
 from accelerate import Accelerator
 from torch.nn.parallel import DistributedDataParallel
 
+import cse
 import cse.objectives
 from cse import distributed
-from cse.batch import Batch, Example, LossOutput
 from cse.data.tokens import TokenStore
-from cse.data.views.around import Masked, RandomSpans
-from cse.data.views.texts import TextViews
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.interfaces import Objective, StepContext
-from cse.objectives.masked_lm import MaskedLM
 from cse.objectives.parts import blocks
 from cse.objectives.parts.wrapper import Wrapper
 from cse.seeding import seed_dropout, torch_rng
@@ -43,16 +37,16 @@ class Scaled(Wrapper):
 
     needs_vectors = False
 
-    term: Objective
+    term: cse.Objective
     factor: float
 
     def forward(self, views, batch, ctx):
         output = self.term(views, batch, ctx)
-        return LossOutput(self.factor * output.loss, output.metrics)
+        return cse.LossOutput(self.factor * output.loss, output.metrics)
 
 
 def contract_case(backbone: str) -> Case:
-    return Case({"term": MaskedLM(), "factor": 2.0})
+    return Case({"term": cse.MaskedLM(), "factor": 2.0})
 
 
 def modules() -> list[str]:
@@ -60,7 +54,7 @@ def modules() -> list[str]:
     return [m.name for m in pkgutil.iter_modules(cse.objectives.__path__, "cse.objectives.") if not m.ispkg]
 
 
-def defined_in(module: str) -> list[type[Objective]]:
+def defined_in(module: str) -> list[type[cse.Objective]]:
     """The objectives of a file; none if it cannot be imported, which fails a test of its own."""
     try:
         members = vars(importlib.import_module(module)).values()
@@ -69,7 +63,7 @@ def defined_in(module: str) -> list[type[Objective]]:
     own = (
         c for c in members if getattr(c, "__module__", None) == module
     )  # first: Python 3.10 takes list[int] for a class
-    found = [c for c in own if inspect.isclass(c) and issubclass(c, Objective)]
+    found = [c for c in own if inspect.isclass(c) and issubclass(c, cse.Objective)]
     return [c for c in found if not inspect.isabstract(c)]
 
 
@@ -108,17 +102,17 @@ def case_of(name: str, backbone: str) -> Case:
 
 
 @functools.cache
-def loaded(backbone: str) -> Encoder:
+def loaded(backbone: str) -> cse.Encoder:
     """An encoder without dropout, whose sentences are not all alike; it stays as it is."""
-    encoder = Encoder(backbone, pooler="mean", dropout=Dropout(attention=0.0, hidden=0.0))
+    encoder = cse.Encoder(backbone, pooler="mean", dropout=cse.Dropout(attention=0.0, hidden=0.0))
     for weight in encoder.parameters():
         weight.data *= 5
     return encoder
 
 
 def build(
-    name: str, backbone: str, objective: Objective | None = None, *, appended: Sequence[torch.nn.Module] = ()
-) -> tuple[Encoder, Objective]:
+    name: str, backbone: str, objective: cse.Objective | None = None, *, appended: Sequence[torch.nn.Module] = ()
+) -> tuple[cse.Encoder, cse.Objective]:
     """A copy of the loaded encoder with modules behind it, and the objective of this name, or another, in float64."""
     seed_dropout("contract", name)
     objective = OBJECTIVES[name](**case_of(name, backbone).arguments) if objective is None else objective
@@ -130,20 +124,20 @@ def build(
     return encoder.double().train(), objective.double().train()
 
 
-def batch_of(name: str, encoder: Encoder, part: slice = slice(None)) -> Batch:
+def batch_of(name: str, encoder: cse.Encoder, part: slice = slice(None)) -> cse.Batch:
     """Rows with every optional field that the shipped collators and data can give, twice the same text among them."""
     case = case_of(name, encoder.source)
     return rows_of(encoder.source, case.texts, case.teacher, case.even, *part.indices(ROWS)[:2])
 
 
 @functools.cache
-def rows_of(backbone: str, width: int, taught: int, even: bool, start: int, stop: int) -> Batch:
+def rows_of(backbone: str, width: int, taught: int, even: bool, start: int, stop: int) -> cse.Batch:
     """Rows `start` to `stop` of `width` texts, but for every third unless `even`, and `taught` numbers of a teacher."""
     texts = TEXTS[: ROWS * width]
     texts[width * (ROWS - 1)] = texts[0]  # the first and the last row have one anchor text
     rows = [tuple(texts[i : i + width]) for i in range(0, len(texts), width)]
     examples = [
-        Example(
+        cse.Example(
             row[: max(2, width - 1)] if i % 3 == 1 and not even else row,
             score=(i % 5) / 4,
             label=i % 3,
@@ -154,16 +148,16 @@ def rows_of(backbone: str, width: int, taught: int, even: bool, start: int, stop
         )
         for i, row in enumerate(rows)
     ]
-    masked = Masked(views=TextViews(max_length=12), probability=0.4)
-    collator = RandomSpans(views=masked, smallest=(1, 2), largest=(1, 3), per_size=2)
+    masked = cse.Masked(views=cse.TextViews(max_length=12), probability=0.4)
+    collator = cse.RandomSpans(views=masked, smallest=(1, 2), largest=(1, 3), per_size=2)
     collator.setup(TokenStore.build(TEXTS, loaded(backbone).tokenizer, 12), 1)
     batch = collator(examples[start:stop])
     return replace(batch, span_group=(torch.arange(4) % 3).expand(batch.span_mask.shape[:3]).contiguous())
 
 
-def context(encoder: Encoder, batch: Batch) -> StepContext:
+def context(encoder: cse.Encoder, batch: cse.Batch) -> cse.StepContext:
     rows = distributed.local_rows(batch.size)
-    return StepContext(
+    return cse.StepContext(
         encoder=encoder,
         step=3,
         max_steps=10,
@@ -177,7 +171,7 @@ def gradients(learner: torch.nn.Module) -> dict[str, np.ndarray]:
     return {n: p.grad.double().numpy() for n, p in learner.named_parameters() if p.grad is not None}
 
 
-def result_of(encoder: Encoder, objective: Objective, batch: Batch) -> tuple[float, dict]:
+def result_of(encoder: cse.Encoder, objective: cse.Objective, batch: cse.Batch) -> tuple[float, dict]:
     """The loss of a batch, and every weight's gradient."""
     learner = Learner(encoder, objective)
     loss = learner(batch, context(encoder, batch))[1].loss
@@ -185,14 +179,14 @@ def result_of(encoder: Encoder, objective: Objective, batch: Batch) -> tuple[flo
     return loss.item(), gradients(learner)
 
 
-def assert_nothing_without_weight(encoder: Encoder, objective: Objective, batch: Batch) -> None:
+def assert_nothing_without_weight(encoder: cse.Encoder, objective: cse.Objective, batch: cse.Batch) -> None:
     """Where all weights are 0, loss and gradient are."""
     loss, gradient = result_of(encoder, objective, batch.with_tensors(batch.tensors() | {"weight": torch.zeros(ROWS)}))
     assert loss == 0
     assert not any(g.any() for g in gradient.values())
 
 
-def assert_rows_count(fresh: Callable[[], tuple[Encoder, Objective]], batch: Batch) -> None:
+def assert_rows_count(fresh: Callable[[], tuple[cse.Encoder, cse.Objective]], batch: cse.Batch) -> None:
     """The loss and its gradient with weights are those of as many copies of each row, without weights."""
     counts = torch.tensor([2, 1, 1, 0, 3, 1, 0, 1, 1, 1, 2, 0])
     rows = torch.arange(ROWS).repeat_interleave(counts)
@@ -204,7 +198,7 @@ def assert_rows_count(fresh: Callable[[], tuple[Encoder, Objective]], batch: Bat
     assert max(np.abs(gradient[n] - of_copies[n]).max() for n in gradient) < 1e-9
 
 
-def assert_absent_views_do_not_count(fresh: Callable[[], tuple[Encoder, Objective]], batch: Batch) -> None:
+def assert_absent_views_do_not_count(fresh: Callable[[], tuple[cse.Encoder, cse.Objective]], batch: cse.Batch) -> None:
     """Their vectors have no gradient, and with other texts in their places nothing changes."""
     encoder, objective = fresh()
     learner, absent, tensors = Learner(encoder, objective), ~batch.view_mask, batch.tensors()
@@ -251,7 +245,7 @@ def loss_and_gradients(rank: int, backbone: str, name: str, small: bool = False)
     return loss.item(), gradients(learner)
 
 
-def parts_of(model: torch.nn.Module, batch: Batch, ctx: StepContext) -> LossOutput:
+def parts_of(model: torch.nn.Module, batch: cse.Batch, ctx: cse.StepContext) -> cse.LossOutput:
     """The output after a backward pass with cached gradients, by tokens; a plain one where the objective refuses it."""
     if getattr(model, "module", model).objective.cacheable:
         return gradcache.backward(Accelerator(cpu=True), model, batch, ctx, chunk_tokens=40, seed=lambda i: None)[1]

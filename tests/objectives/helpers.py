@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from cse.batch import Batch, Example, Views
+import cse
+from cse import Batch, Dropout, Encoder, Example, StepContext, Teacher, UserError, Views
 from cse.data.tokens import TokenStore
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.interfaces import StepContext, Teacher
-from cse.objectives.claif import CLAIF
-from cse.objectives.cosent import CoSENT
-from cse.objectives.simcse import SimCSE
-from cse.objectives.symmetric import SymmetricInfoNCE
 from cse.seeding import seed_dropout
 from cse.training.learner import Learner
 from tests.cases import not_offered
@@ -150,7 +143,7 @@ def refuses(message, call, *args, **options):
 
 def inner(about, scored):
     """The objective that a case of Matryoshka wraps; of scored pairs, CoSENT or the regression of the cosine."""
-    kinds = {"mnrl": SimCSE, "symmetric": SymmetricInfoNCE, "cosent": CoSENT}
+    kinds = {"mnrl": cse.SimCSE, "symmetric": cse.SymmetricInfoNCE, "cosent": cse.CoSENT}
     if about["inner"] in kinds:
         return kinds[about["inner"]](temperature=about["inner_temperature"])
-    return CLAIF() if scored else not_offered(f"the inner loss {about['inner']}")
+    return cse.CLAIF() if scored else not_offered(f"the inner loss {about['inner']}")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cse.objectives.align_uniform import AlignUniform
+from cse import AlignUniform
 from tests.objectives.helpers import run
 
 

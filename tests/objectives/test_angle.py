@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cse.objectives.angle import AnglE
+from cse import AnglE
 from tests.cases import cases, load
 from tests.objectives.helpers import agrees, run, vectors
 

@@ -8,25 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from cse.objectives.align_uniform import AlignUniform
-from cse.objectives.claif import CLAIF
-from cse.objectives.cosine_mse import CosineMSE
-from cse.objectives.dcl import DCL, DCLW
-from cse.objectives.euclip import EuCLIP
-from cse.objectives.feature_distillation import FeatureDistillation
-from cse.objectives.gcl import GCL, GradedGCL
-from cse.objectives.gistembed import GISTEmbed
-from cse.objectives.gte import GTE
-from cse.objectives.hcl import HCL
-from cse.objectives.hnnce import HNNCE
-from cse.objectives.infoloob import InfoLOOB
-from cse.objectives.kernel_infonce import KernelInfoNCE
-from cse.objectives.listwise_kl import ListwiseKL
-from cse.objectives.margin_mse import MarginMSE
-from cse.objectives.simcse import SimCSE
-from cse.objectives.symmetric import SymmetricInfoNCE
-from cse.objectives.triplet import Triplet
-from cse.objectives.weighted_sum import WeightedSum
+import cse
 from tests.cases import cases, load, not_offered
 from tests.objectives.helpers import Case, Given, agrees, run, sized, vectors
 
@@ -63,15 +45,15 @@ def program(family, objective, *beginnings, where=lambda about: True, **expected
 
 def dcl(about, data):
     if about["sigma"] is None:
-        return DCL(temperature=about["temperature"])
-    return DCLW(temperature=about["temperature"], sigma=about["sigma"])
+        return cse.DCL(temperature=about["temperature"])
+    return cse.DCLW(temperature=about["temperature"], sigma=about["sigma"])
 
 
 def twice_dcl(about, data):
     """As in the program that sums the directions, and lets the weights have a gradient."""
     objective = dcl(about, data)
     objective.detach_weights = False
-    return WeightedSum(terms=[objective], weights=[2.0])
+    return cse.WeightedSum(terms=[objective], weights=[2.0])
 
 
 def above_rounding(about):
@@ -81,8 +63,8 @@ def above_rounding(about):
 
 def gcl(about, data):
     if about["kind"] == "row_weights":
-        return GCL(temperature=about["temperature"], symmetric=about["symmetric"])
-    return GradedGCL(temperature=about["temperature"])
+        return cse.GCL(temperature=about["temperature"], symmetric=about["symmetric"])
+    return cse.GradedGCL(temperature=about["temperature"])
 
 
 def all_pairs(about):
@@ -94,21 +76,21 @@ def pairs_alone(about):
 
 
 def hcl(about, data):
-    return HCL(temperature=about["temperature"], beta=about["beta"], class_prior=about["tau_plus"])
+    return cse.HCL(temperature=about["temperature"], beta=about["beta"], class_prior=about["tau_plus"])
 
 
 def hnnce(about, data, **options):
-    return HNNCE(temperature=about["temperature"], alpha=about["alpha"], beta=about["beta"], **options)
+    return cse.HNNCE(temperature=about["temperature"], alpha=about["alpha"], beta=about["beta"], **options)
 
 
 def kernel_infonce(about, data, **options):
     given = {key: about[key] for key in ("gamma", "temperature", "mix")}
-    return KernelInfoNCE(combination={"origin": "none"}.get(about["kind"], about["kind"]), **given, **options)
+    return cse.KernelInfoNCE(combination={"origin": "none"}.get(about["kind"], about["kind"]), **given, **options)
 
 
 def gistembed(about, data):
     names = ("temperature", "margin", "margin_strategy", "contrast_anchors", "contrast_positives")
-    return GISTEmbed(guide=Given(data["guide"]), **{name: about[name] for name in names})
+    return cse.GISTEmbed(guide=Given(data["guide"]), **{name: about[name] for name in names})
 
 
 def is_joint(about):
@@ -121,34 +103,36 @@ def symmetric(about, data):
     options = {"temperature": about["temperature"], "hardness_of": modes[about["hardness_mode"]]}
     options["hardness"] = about["hardness_strength"] if about["hardness_mode"] else 0.0
     if is_joint(about):
-        return GTE(directions=about["directions"], **options)
+        return cse.GTE(directions=about["directions"], **options)
     if about["directions"] not in (["query_to_doc"], ["query_to_doc", "doc_to_query"]):
         not_offered(f"the directions {about['directions']}, each with a softmax of its own")
-    return (SimCSE if len(about["directions"]) == 1 else SymmetricInfoNCE)(**options)
+    return (cse.SimCSE if len(about["directions"]) == 1 else cse.SymmetricInfoNCE)(**options)
 
 
 def listwise_kl(about, data):
     temperatures = {key: about[key] for key in ("student_temperature", "teacher_temperature")}
-    return ListwiseKL(compare=COMPARE[about["similarity"]], **temperatures)
+    return cse.ListwiseKL(compare=COMPARE[about["similarity"]], **temperatures)
 
 
 PROGRAMS = [
     *program(
         "align_uniform_loss",
-        lambda about, _: AlignUniform(alpha=about["alpha"], t=about["t"], uniform_weight=about["weight"]),
+        lambda about, _: cse.AlignUniform(alpha=about["alpha"], t=about["t"], uniform_weight=about["weight"]),
         alignment="align",
         uniformity="uniform",
     ),
-    *program("claif", lambda about, _: CLAIF(), where=lambda about: "smooth" not in about),
+    *program("claif", lambda about, _: cse.CLAIF(), where=lambda about: "smooth" not in about),
     *program("dcl", dcl),
     *program("dcl", twice_dcl, where=above_rounding, loss="loss_sum_program", suffix="_sum_program"),
-    *program("distill", lambda about, _: CosineMSE(), "cosine_mse"),
-    *program("distill", lambda _, data: sized(FeatureDistillation, data["x"].shape[-1]), "feature_mse"),
+    *program("distill", lambda about, _: cse.CosineMSE(), "cosine_mse"),
+    *program("distill", lambda _, data: sized(cse.FeatureDistillation, data["x"].shape[-1]), "feature_mse"),
     *program("distill", listwise_kl, "kl_"),
-    *program("distill", lambda about, _: MarginMSE(compare=COMPARE[about["similarity"]]), "marginmse_"),
+    *program("distill", lambda about, _: cse.MarginMSE(compare=COMPARE[about["similarity"]]), "marginmse_"),
     *program(
         "euclip",
-        lambda about, _: EuCLIP(temperature=1 / about["logit_scale"], squared=about["geometry"] == "euclidean-squared"),
+        lambda about, _: cse.EuCLIP(
+            temperature=1 / about["logit_scale"], squared=about["geometry"] == "euclidean-squared"
+        ),
     ),
     *program("gcl", gcl),
     *program("gistembed", gistembed),
@@ -163,14 +147,14 @@ PROGRAMS = [
     ),
     *program(
         "infoloob",
-        lambda about, _: InfoLOOB(temperature=1 / about["inv_tau"], hopfield_beta=about["hopfield_beta"]),
+        lambda about, _: cse.InfoLOOB(temperature=1 / about["inv_tau"], hopfield_beta=about["hopfield_beta"]),
         anchor_to_positive="loss_anchor_to_positive",
         positive_to_anchor="loss_positive_to_anchor",
     ),
     *program("kernel_infonce", kernel_infonce),
     *program("kernel_infonce", partial(kernel_infonce, epsilon=1e-6), loss="loss_released", suffix="_released"),
     *program("symmetric", symmetric),
-    *program("triplet", lambda about, _: Triplet(distance=about["distance"], margin=about["margin"])),
+    *program("triplet", lambda about, _: cse.Triplet(distance=about["distance"], margin=about["margin"])),
 ]
 
 
@@ -186,7 +170,9 @@ def test_every_case(family, name, objective, expected):
 
 
 @pytest.mark.parametrize(
-    "objective", [EuCLIP(squared=False), HCL(temperature=0.05, class_prior=0.9), KernelInfoNCE(gamma=0.5)], ids=str
+    "objective",
+    [cse.EuCLIP(squared=False), cse.HCL(temperature=0.05, class_prior=0.9), cse.KernelInfoNCE(gamma=0.5)],
+    ids=str,
 )
 def test_equal_vectors_have_a_finite_gradient(objective):
     """Where a root or a floor has none: with the defaults, the contract tests say so of every objective."""
@@ -197,7 +183,17 @@ def test_equal_vectors_have_a_finite_gradient(objective):
 
 @pytest.mark.parametrize(
     "objective",
-    [DCL(), DCLW(), EuCLIP(), GTE(), HCL(), HNNCE(), KernelInfoNCE(), SimCSE(), SymmetricInfoNCE()],
+    [
+        cse.DCL(),
+        cse.DCLW(),
+        cse.EuCLIP(),
+        cse.GTE(),
+        cse.HCL(),
+        cse.HNNCE(),
+        cse.KernelInfoNCE(),
+        cse.SimCSE(),
+        cse.SymmetricInfoNCE(),
+    ],
     ids=lambda objective: type(objective).__name__,
 )
 def test_a_copy_of_a_row_is_no_negative_of_it_and_shares_its_weight(objective):
@@ -210,4 +206,4 @@ def test_a_copy_of_a_row_is_no_negative_of_it_and_shares_its_weight(objective):
 
 def test_every_other_text_of_a_row_has_a_cosine_of_the_teacher():
     rows = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]])  # cosines 1 and 0
-    assert run(CosineMSE(), rows, teacher=torch.tensor([[0.5, -1.0]])).loss.item() == pytest.approx((0.25 + 1) / 2)
+    assert run(cse.CosineMSE(), rows, teacher=torch.tensor([[0.5, -1.0]])).loss.item() == pytest.approx((0.25 + 1) / 2)

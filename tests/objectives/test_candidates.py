@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from cse.batch import Views
+from cse import Views
 from cse.objectives.parts.candidates import all_pairs, extend, in_batch, swapped
 from tests.objectives.helpers import batch_of
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from cse import UserError
 from cse.encoder.heads import Dense
-from cse.errors import UserError
 from cse.training.learner import Encoded, Learner
 from tests.objectives.contract import batch_of, build, case_of, context, every_objective, gradients
 

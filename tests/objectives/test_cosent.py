@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cse.objectives.cosent import CoSENT
+from cse import CoSENT
 from tests.objectives.helpers import Case, run
 
 

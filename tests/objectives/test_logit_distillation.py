@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from cse.objectives.logit_distillation import LogitDistillation
+from cse import LogitDistillation
 from tests.cases import cases, load, not_offered
 from tests.objectives.helpers import Case, agrees, close, run, sized
 

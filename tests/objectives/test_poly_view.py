@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cse.objectives.poly_view import PolyView
+from cse import PolyView
 from tests.cases import cases, load
 from tests.objectives.helpers import agrees, run, vectors
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from cse import PromCSE
 from cse.objectives.parts.functional import energy_hinge
-from cse.objectives.promcse import PromCSE
 from tests.cases import cases, load
 from tests.objectives.helpers import agrees, run
 

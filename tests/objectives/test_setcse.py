@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cse.objectives.setcse import SetCSE
+from cse import SetCSE
 from tests.cases import cases, load
 from tests.objectives.helpers import agrees, run
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity, linear
 
+from cse import SimCSE
 from cse.encoder.poolers import get_pooler
-from cse.objectives.simcse import SimCSE
 from tests.cases import cases, load
 from tests.objectives.helpers import agrees, run
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cse.objectives.sncse import SNCSE
+from cse import SNCSE
 from tests.cases import cases, load
 from tests.objectives.helpers import agrees, run
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from sentence_transformers.sentence_transformer.losses import GlobalOrthogonalRegularizationLoss
 
+from cse import SpreadOut
 from cse.objectives.parts import blocks
-from cse.objectives.spread_out import SpreadOut
 from tests.objectives.helpers import run
 
 

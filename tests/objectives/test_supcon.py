@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cse.objectives.supcon import SupCon
+from cse import SupCon
 from tests.cases import cases, load
 from tests.objectives.helpers import agrees, close, run
 

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
+from cse import Symile
 from cse.objectives.parts.functional import normalize
-from cse.objectives.symile import Symile
 from tests.cases import cases, load
 from tests.objectives.helpers import Case, agrees, run, vectors
 

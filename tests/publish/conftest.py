@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 
-from cse.encoder.model import Encoder
+from cse import Encoder
 from tests.publish.hub_server import HubServer, User
 
 TOKEN = "hf_wRiTeToKeNtHaTmUsTnOtShOw012345678"

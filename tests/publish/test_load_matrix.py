@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cse.encoder.model import Encoder
+from cse import Encoder
 from cse.publish.card.usage import read_published, transformers_code
 from cse.publish.stage import stage
 from tests.publish.helpers import KINDS, PROMPTED, make

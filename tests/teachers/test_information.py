@@ -7,20 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import cse
 from cse import distributed
-from cse.batch import Batch
-from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.interfaces import StepContext, Teacher
-from cse.mining.miners import TopK
-from cse.mining.refresh import NearTexts
-from cse.objectives.cosine_mse import CosineMSE
-from cse.objectives.feature_distillation import FeatureDistillation
-from cse.objectives.pcc_tuning import PccTuning
-from cse.teachers.ensemble import Ensemble
-from cse.teachers.frozen import FrozenEncoder
-from cse.teachers.information import SharedInformation
-from cse.training.trainer import Trainer
 from tests.models import save_tiny
 from tests.objectives.helpers import refuses
 from tests.runs import make_run
@@ -44,15 +32,15 @@ def model(tiny_bert, tmp_path_factory):
 
 @pytest.fixture
 def taught(model):
-    return partial(SharedInformation, source=model, template=TEMPLATE, max_length=8, precision="fp32")
+    return partial(cse.SharedInformation, source=model, template=TEMPLATE, max_length=8, precision="fp32")
 
 
 def asked(teacher, tiny_bert, *columns):
     """The scores of a teacher of rows of texts."""
-    encoder = Encoder(tiny_bert)
+    encoder = cse.Encoder(tiny_bert)
     teacher.setup(encoder)
     batch, texts = batch_of(encoder, *columns)
-    return teacher.scores(batch, StepContext(encoder, texts=texts))
+    return teacher.scores(batch, cse.StepContext(encoder, texts=texts))
 
 
 def nats(model, before, text):
@@ -98,22 +86,22 @@ def test_it_is_symmetric_and_does_not_depend_on_the_rows_that_are_computed_at_a_
 
 def test_an_empty_text_is_one_end_token(taught, model, tiny_bert):
     teacher = taught()
-    teacher.setup(Encoder(tiny_bert))
-    batch = Batch(torch.zeros(1, 2, 1), torch.ones(1, 2, 1), text_id=torch.tensor([[1, 0]]))
-    got = teacher.scores(batch, StepContext(None, texts=["", "red house"]))
+    teacher.setup(cse.Encoder(tiny_bert))
+    batch = cse.Batch(torch.zeros(1, 2, 1), torch.ones(1, 2, 1), text_id=torch.tensor([[1, 0]]))
+    got = teacher.scores(batch, cse.StepContext(None, texts=["", "red house"]))
     assert got.item() == pytest.approx(expected(model, "red house", ""), abs=1e-5)
 
 
 def part(rank, source, tiny_bert):
     """The scores as a process finds them, which reads its own rows alone."""
-    teacher = SharedInformation(source=source, template=TEMPLATE, max_length=8, precision="fp32")
-    encoder = Encoder(tiny_bert)
+    teacher = cse.SharedInformation(source=source, template=TEMPLATE, max_length=8, precision="fp32")
+    encoder = cse.Encoder(tiny_bert)
     teacher.setup(encoder)
     batch, texts = batch_of(encoder, TEXTS, TEXTS[::-1])
     own = distributed.local_rows(len(TEXTS) // distributed.world_size())
     read, real = [], teacher.shared
     teacher.shared = lambda pairs, device: read.append(len(pairs)) or real(pairs, device)
-    return teacher.scores(batch, StepContext(encoder, texts=texts, local_rows=own)).tolist(), read
+    return teacher.scores(batch, cse.StepContext(encoder, texts=texts, local_rows=own)).tolist(), read
 
 
 def test_two_processes_share_the_rows_and_give_what_one_gives(two_processes, model, tiny_bert):
@@ -125,13 +113,13 @@ def test_two_processes_share_the_rows_and_give_what_one_gives(two_processes, mod
 
 
 def test_scores_of_other_teachers_are_cosines(tiny_bert):
-    class Fixed(Teacher):
+    class Fixed(cse.Teacher):
         def embed(self, batch, ctx):
             return torch.tensor([[[3.0, 4.0], [0.0, 2.0], [-3.0, -4.0]], [[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]]])
 
     np.testing.assert_allclose(Fixed().scores(None, None), [[0.8, -1.0], [0.0, 1.0]], atol=1e-6)
-    encoder = Encoder(tiny_bert)
-    got = asked(FrozenEncoder(precision="fp32"), tiny_bert, TEXTS, TEXTS[::-1])
+    encoder = cse.Encoder(tiny_bert)
+    got = asked(cse.FrozenEncoder(precision="fp32"), tiny_bert, TEXTS, TEXTS[::-1])
     rows = encoder.eval().encode(TEXTS).astype(float)
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     np.testing.assert_allclose(got[:, 0], (unit * unit[::-1]).sum(1), atol=1e-5)
@@ -141,20 +129,20 @@ def test_scores_of_other_teachers_are_cosines(tiny_bert):
 
 
 def test_a_run_learns_from_it(taught, tiny_bert, tmp_path):
-    run = make_run(tmp_path, tiny_bert, objective=PccTuning(teacher=taught()), max_steps=2, evaluator=False)
-    run.source = NearTexts(miner=TopK(last=3), k=2, precision="fp32")
-    Trainer(run).fit()
+    run = make_run(tmp_path, tiny_bert, objective=cse.PccTuning(teacher=taught()), max_steps=2, evaluator=False)
+    run.source = cse.NearTexts(miner=cse.TopK(last=3), k=2, precision="fp32")
+    cse.Trainer(run).fit()
     assert run.progress.finished
 
 
 @pytest.mark.parametrize("ensemble", [False, True])
 def test_who_asks_for_vectors_is_refused_before_anything_is_written(taught, tiny_bert, tmp_path, ensemble):
-    objective = FeatureDistillation(teacher=taught())
+    objective = cse.FeatureDistillation(teacher=taught())
     if ensemble:
-        objective = CosineMSE(teacher=Ensemble(teachers=[FrozenEncoder(source=tiny_bert), taught()]))
+        objective = cse.CosineMSE(teacher=cse.Ensemble(teachers=[cse.FrozenEncoder(source=tiny_bert), taught()]))
     run = make_run(tmp_path, tiny_bert, objective=objective, max_steps=2)
-    with pytest.raises(UserError, match=r"gives scores of pairs, and .* asks for vectors\nfix: .*PccTuning"):
-        Trainer(run).fit()
+    with pytest.raises(cse.UserError, match=r"gives scores of pairs, and .* asks for vectors\nfix: .*PccTuning"):
+        cse.Trainer(run).fit()
     assert not run.folder.exists()
 
 
@@ -165,20 +153,20 @@ def test_who_asks_for_vectors_is_refused_before_anything_is_written(taught, tiny
     "template", ["{a} alone", "{b} alone", "{b} before {a}", "{a}{b}", "{a} or {a} and {b}", "{a} or {b} and {b}"]
 )
 def test_templates_that_do_not_fit(taught, template):
-    with pytest.raises(UserError, match=r"teacher.template is .*\nfix: give a text with \{a\}"):
+    with pytest.raises(cse.UserError, match=r"teacher.template is .*\nfix: give a text with \{a\}"):
         taught(template=template)
 
 
 def test_numbers_out_of_range(taught, tiny_bert):
     for options, named in (({"max_length": 0}, "teacher.max_length is 0"), ({"rows": 0}, "teacher.rows is 0")):
-        with pytest.raises(UserError, match=named):
+        with pytest.raises(cse.UserError, match=named):
             taught(**options)
     refuses(
         r"max_length is 20, .* the 4 tokens .* exceed the 42 positions .*\n.* to 19 or less",
         taught(max_length=20).setup,
-        Encoder(tiny_bert),
+        cse.Encoder(tiny_bert),
     )
-    taught(max_length=19).setup(Encoder(tiny_bert))
+    taught(max_length=19).setup(cse.Encoder(tiny_bert))
 
 
 def test_models_that_do_not_fit(tiny_bert, tmp_path):
@@ -194,4 +182,4 @@ def test_models_that_do_not_fit(tiny_bert, tmp_path):
         (capped, r"caps them after its output layer, which cse does not compute\nfix: "),
         (str(tmp_path / "none"), r"is not a folder\nfix: "),
     ):
-        refuses(named, SharedInformation(source=source, max_length=8).setup, Encoder(tiny_bert))
+        refuses(named, cse.SharedInformation(source=source, max_length=8).setup, cse.Encoder(tiny_bert))

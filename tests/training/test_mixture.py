@@ -6,20 +6,8 @@ import json
 import pytest
 import torch
 
-from cse.data.datasets import Pairs
-from cse.data.mixture import Mixture, Source
-from cse.data.samplers import NoDuplicates
-from cse.data.views.around import Masked
-from cse.data.views.texts import TextViews
-from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.mining.miners import TopK
-from cse.mining.refresh import RefreshNegatives
-from cse.objectives.cosent import CoSENT
-from cse.objectives.masked_lm import MaskedLM
-from cse.objectives.simcse import SimCSE
+import cse
 from cse.training.callbacks import DataCheck, header
-from cse.training.trainer import Trainer
 from tests.runs import Dies, assert_resumes, make_run, metrics, weights
 from tests.training.helpers import TEXTS, Unweighted, WithHead, graded, nli, qa
 
@@ -27,20 +15,20 @@ from tests.training.helpers import TEXTS, Unweighted, WithHead, graded, nli, qa
 def three(**changes):
     """Sources that differ in everything that a source may have of its own."""
     made = {
-        "nli": Source(nli(), weight=2),
-        "qa": Source(qa(), batch_size=6, sampler=NoDuplicates(), objective=SimCSE(temperature=0.1)),
-        "graded": Source(graded(), batch_size=10, collator=TextViews(max_length=8), objective=CoSENT()),
+        "nli": cse.Source(nli(), weight=2),
+        "qa": cse.Source(qa(), batch_size=6, sampler=cse.NoDuplicates(), objective=cse.SimCSE(temperature=0.1)),
+        "graded": cse.Source(graded(), batch_size=10, collator=cse.TextViews(max_length=8), objective=cse.CoSENT()),
     }
     return made | changes
 
 
 def mixture_run(folder, backbone, sources, *, schedule="proportional", temperature=None, **options):
     run = make_run(folder, backbone, **options)
-    run.data = Mixture(sources, schedule=schedule, temperature=temperature)
+    run.data = cse.Mixture(sources, schedule=schedule, temperature=temperature)
     return run
 
 
-def plain_run(folder, backbone, source: Source, **options):
+def plain_run(folder, backbone, source: cse.Source, **options):
     """The run of a source alone."""
     options = {"batch_size": source.batch_size or 8} | options
     run = make_run(folder, backbone, collator=source.collator, objective=source.objective, **options)
@@ -50,10 +38,10 @@ def plain_run(folder, backbone, source: Source, **options):
 
 def test_a_mixture_of_one_source_is_the_run_of_that_source(tiny_bert, tmp_path):
     name = "qa"
-    plain = Trainer(plain_run(tmp_path / "plain", tiny_bert, three()[name])).fit()
-    only = {other: Source(s.data, weight=0) for other, s in three().items() if other != name}
+    plain = cse.Trainer(plain_run(tmp_path / "plain", tiny_bert, three()[name])).fit()
+    only = {other: cse.Source(s.data, weight=0) for other, s in three().items() if other != name}
     for sources in ({**only, name: three()[name]}, {name: three()[name]}):
-        run = Trainer(mixture_run(tmp_path / str(len(sources)), tiny_bert, sources)).fit()
+        run = cse.Trainer(mixture_run(tmp_path / str(len(sources)), tiny_bert, sources)).fit()
         assert weights(run.folder / "last") == weights(plain.folder / "last")
         for a, b in zip(metrics(run.folder), metrics(plain.folder), strict=True):
             assert {key: a[key] for key in b} == b
@@ -78,12 +66,12 @@ def recorded(trainer):
 def test_every_step_is_the_step_of_the_sources_own_run(tiny_bert, tmp_path, options):
     """Bit for bit: the n-th step of a source has the rows, dropout and gradient of the n-th step of its own run."""
     run = mixture_run(tmp_path, tiny_bert, three(), max_steps=9, **options)
-    trainer = Trainer(run)
+    trainer = cse.Trainer(run)
     seen = recorded(trainer)
     trainer.fit()
     visits, alone = dict.fromkeys(three(), 0), {}
     for name, source in three().items():
-        alone[name] = Trainer(plain_run(tmp_path / name, tiny_bert, source, max_steps=9, **options))
+        alone[name] = cse.Trainer(plain_run(tmp_path / name, tiny_bert, source, max_steps=9, **options))
     for step, (before, gradient) in enumerate(seen):
         figures = [trainer.batches.figures(s) for s in (step, step + 1)]
         then, now = ({n: round(f[f"drawn_{n}"] * (step + i)) for n in visits} for i, f in enumerate(figures))
@@ -108,9 +96,9 @@ def test_a_killed_run_ends_as_the_unbroken_one(tiny_bert, tmp_path):
 
 
 def test_weights_of_an_objective_move_in_its_own_steps_alone(tiny_bert, tmp_path):
-    sources = {"nli": Source(nli()), "qa": Source(qa(), objective=WithHead()), "more": Source(qa(32))}
+    sources = {"nli": cse.Source(nli()), "qa": cse.Source(qa(), objective=WithHead()), "more": cse.Source(qa(32))}
     run = mixture_run(tmp_path, tiny_bert, sources, schedule="round_robin", max_steps=6, weight_decay=0.1)
-    trainer = Trainer(run)
+    trainer = cse.Trainer(run)
     seen = recorded(trainer)
     trainer.fit()
     head = next(n for n in seen[0][0] if "head.weight" in n and not n.startswith("encoder."))
@@ -122,8 +110,8 @@ def test_weights_of_an_objective_move_in_its_own_steps_alone(tiny_bert, tmp_path
 
 
 def refused(run) -> list[str]:
-    with pytest.raises(UserError) as error:
-        Trainer(run).fit()
+    with pytest.raises(cse.UserError) as error:
+        cse.Trainer(run).fit()
     assert not run.folder.exists()
     lines = str(error.value).splitlines()
     assert all(fix.startswith("fix: ") for fix in lines[1::2])
@@ -131,51 +119,51 @@ def refused(run) -> list[str]:
 
 
 WEIGHTED = [{"a": a, "b": b, "w": 1 + i % 2} for i, (a, b) in enumerate(itertools.pairwise(TEXTS[:40]))]
-WEIGHED = Pairs(WEIGHTED, columns=("a", "b"), weight_column="w")
-ONE_ANCHOR = Pairs([("one", text) for text in TEXTS[:20]])
+WEIGHED = cse.Pairs(WEIGHTED, columns=("a", "b"), weight_column="w")
+ONE_ANCHOR = cse.Pairs([("one", text) for text in TEXTS[:20]])
 ASKED = {"anchor": "query", "negative": "query"}
 NEEDS = "objective CoSENT needs a score in every row"
 BAD = {  # what is said of a source behind its name -> the sources that are changed
-    "qa: data.sources.qa.batch_size is 64, but list in memory 40 pairs has 40": {"qa": Source(qa(), batch_size=64)},
-    f"qa: {NEEDS}": {"qa": Source(qa(), objective=CoSENT())},
-    f"graded: {NEEDS}": {"graded": Source(nli(), objective=CoSENT())},
+    "qa: data.sources.qa.batch_size is 64, but list in memory 40 pairs has 40": {"qa": cse.Source(qa(), batch_size=64)},
+    f"qa: {NEEDS}": {"qa": cse.Source(qa(), objective=cse.CoSENT())},
+    f"graded: {NEEDS}": {"graded": cse.Source(nli(), objective=cse.CoSENT())},
     "graded: data.sources.graded.prompts.negative is 'query', but the rows of": {
-        "graded": Source(graded(), objective=CoSENT(), prompts=ASKED)
+        "graded": cse.Source(graded(), objective=cse.CoSENT(), prompts=ASKED)
     },
     "qa: data.sources.qa.prompts.anchor is 'question', which is not a prompt of the encoder": {
-        "qa": Source(qa(), prompts={"anchor": "question"})
+        "qa": cse.Source(qa(), prompts={"anchor": "question"})
     },
-    "qa: data.sources.qa.collator.max_length is 99": {"qa": Source(qa(), collator=TextViews(max_length=99))},
-    "nli: objective MaskedLM needs Batch.masked_ids": {"nli": Source(nli(), objective=MaskedLM())},
+    "qa: data.sources.qa.collator.max_length is 99": {"qa": cse.Source(qa(), collator=cse.TextViews(max_length=99))},
+    "nli: objective MaskedLM needs Batch.masked_ids": {"nli": cse.Source(nli(), objective=cse.MaskedLM())},
     "qa: data.sources.qa.data.weight_column gives rows weights, which objective Unweighted": {
-        "qa": Source(WEIGHED, objective=Unweighted())
+        "qa": cse.Source(WEIGHED, objective=Unweighted())
     },
-    "qa: sampler NoDuplicates finds no 8": {"qa": Source(ONE_ANCHOR, sampler=NoDuplicates())},
+    "qa: sampler NoDuplicates finds no 8": {"qa": cse.Source(ONE_ANCHOR, sampler=cse.NoDuplicates())},
     "nli: data.sources.nli.prompts.negative is 'passage'; qa: data.sources.qa.batch_size is 64": {
-        "qa": Source(qa(), batch_size=64),
-        "nli": Source(nli(), prompts={"negative": "passage"}),
+        "qa": cse.Source(qa(), batch_size=64),
+        "nli": cse.Source(nli(), prompts={"negative": "passage"}),
     },
     f"nli: {NEEDS}; qa: {NEEDS}": {
-        name: Source(make(), objective=CoSENT()) for name, make in (("qa", qa), ("nli", nli))
+        name: cse.Source(make(), objective=cse.CoSENT()) for name, make in (("qa", qa), ("nli", nli))
     },
 }
 
 
 @pytest.mark.parametrize("said", BAD)
 def test_a_source_that_cannot_train_is_named(tiny_bert, tmp_path, said):
-    encoder = Encoder(tiny_bert, prompts={"query": "the ", "document": "a "})
+    encoder = cse.Encoder(tiny_bert, prompts={"query": "the ", "document": "a "})
     problems = refused(mixture_run(tmp_path, tiny_bert, three(**BAD[said]), encoder=encoder))
     for problem, start in zip(problems, said.split("; "), strict=True):
         assert problem.startswith(f"data.sources.{start}")
 
 
 def test_what_a_mixture_as_a_whole_cannot_be(tiny_bert, tmp_path):
-    two = {"a": Source(nli()), "b": Source(qa())}
-    masked = Source(nli(), collator=Masked(views=TextViews(max_length=12)), objective=MaskedLM())
+    two = {"a": cse.Source(nli()), "b": cse.Source(qa())}
+    masked = cse.Source(nli(), collator=cse.Masked(views=cse.TextViews(max_length=12)), objective=cse.MaskedLM())
     mined = mixture_run(tmp_path, tiny_bert, three())
-    mined.source = RefreshNegatives(miner=TopK())
+    mined.source = cse.RefreshNegatives(miner=cse.TopK())
     for run, wanted in (  # the first is said once
-        (mixture_run(tmp_path, tiny_bert, two, collator=TextViews(max_length=99)), "collator.max_length is 99"),
+        (mixture_run(tmp_path, tiny_bert, two, collator=cse.TextViews(max_length=99)), "collator.max_length is 99"),
         (mined, "negatives is RefreshNegatives, which finds the negatives of all rows among the same texts"),
         (
             mixture_run(tmp_path, tiny_bert, three(nli=masked), chunk_size=4),
@@ -187,11 +175,11 @@ def test_what_a_mixture_as_a_whole_cannot_be(tiny_bert, tmp_path):
 
 
 def test_the_header_has_a_line_for_each_source(tiny_bert, tmp_path):
-    encoder = Encoder(tiny_bert, prompts={"query": "the ", "document": "a "})
+    encoder = cse.Encoder(tiny_bert, prompts={"query": "the ", "document": "a "})
     prompts = {"anchor": "query", "positive": "document"}
-    sources, options = three(qa=Source(qa(), prompts=prompts)), {"schedule": "weights", "accumulation": 2}
+    sources, options = three(qa=cse.Source(qa(), prompts=prompts)), {"schedule": "weights", "accumulation": 2}
     run = mixture_run(tmp_path, tiny_bert, sources, encoder=encoder, **options)
-    Trainer(run)
+    cse.Trainer(run)
     nli_line, qa_line, graded_line = (text for key, text in header(run) if key == "source")
     assert "24 triplets, 50% of steps · 8 rows; 3 in-batch and 4 hard negatives (among" in nli_line
     assert qa_line.endswith("TextViews, max 12 tokens · anchor query, positive document")
@@ -201,7 +189,7 @@ def test_the_header_has_a_line_for_each_source(tiny_bert, tmp_path):
 def test_the_texts_of_all_sources_are_checked_and_the_shares_that_were_drawn_are_logged(tiny_bert, tmp_path):
     run = mixture_run(tmp_path, tiny_bert, three(), schedule="weights", max_steps=4, eval_every=4)
     run.callbacks = [DataCheck()]
-    last = metrics(Trainer(run).fit().folder)[-1]
+    last = metrics(cse.Trainer(run).fit().folder)[-1]
     assert [last[f"asked_{name}"] for name in three()] == [0.5, 0.25, 0.25]
     drawn = [last[f"drawn_{name}"] for name in three()]
     assert sum(drawn) == 1

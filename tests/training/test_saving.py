@@ -10,20 +10,9 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM
 
 import cse
-from cse import cli, recipe
-from cse.data.views.around import Masked
-from cse.data.views.texts import TextViews
-from cse.encoder.adapters.lora import Lora, merged_state
-from cse.encoder.adapters.soft_prompts import SoftPrompts
+from cse import Encoder, Lora, Masked, SoftPrompts, TextViews, Trainer, UserError, cli, recipe
+from cse.encoder.adapters.lora import merged_state
 from cse.encoder.kinds import detect
-from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.objectives.bottleneck_decoder import BottleneckDecoder
-from cse.objectives.cocondenser import CoCondenser
-from cse.objectives.masked_lm import MaskedLM
-from cse.objectives.simcse import SimCSE
-from cse.objectives.weighted_sum import WeightedSum
-from cse.training.trainer import Trainer
 from tests.models import save_tiny
 from tests.runs import MASKED, assert_resumes, make_run, write_recipe, write_texts
 
@@ -32,7 +21,7 @@ def pretraining(folder: Path, backbone: str, *, objective=None, views=1, **more)
     """A run of masked language modeling, or of another objective on masked views."""
     collator = Masked(views=TextViews(max_length=12, views=views), probability=0.4)
     encoder = more.pop("encoder", None) or Encoder(backbone)
-    parts = {"objective": objective or MaskedLM(), "encoder": encoder, "collator": collator, "evaluator": False}
+    parts = {"objective": objective or cse.MaskedLM(), "encoder": encoder, "collator": collator, "evaluator": False}
     return make_run(folder, backbone, **parts, **{"max_steps": 4, "learning_rate": 0.01, **more})
 
 
@@ -76,7 +65,7 @@ def test_transformers_loads_the_head_as_it_was_trained(family, tiny_bert, tmp_pa
     assert detect(str(run.folder / "best")).name == "encoder"
 
 
-@pytest.mark.parametrize("objective", [BottleneckDecoder(decoder_layers=1), CoCondenser(decoder_layers=1)])
+@pytest.mark.parametrize("objective", [cse.BottleneckDecoder(decoder_layers=1), cse.CoCondenser(decoder_layers=1)])
 def test_methods_that_adapt_a_backbone_save_their_head(objective, tiny_bert, tmp_path):
     run = fitted(tmp_path, tiny_bert, objective=objective, views=2)
     saved, head = masked_lm_of(run.folder / "best").cls.predictions, objective.head
@@ -125,7 +114,7 @@ def test_a_head_that_the_architecture_does_not_have_is_left_out(tiny_bert, tmp_p
     """ModernBERT's has no biases; with another activation BERT's is another function; one has its own output matrix."""
     modern = save_tiny("modernbert", tiny_bert, tmp_path / "modern", masked=True)
     silu = save_tiny("bert", tiny_bert, tmp_path / "silu", masked=True, hidden_act="silu")
-    cases = [(modern, MaskedLM()), (silu, MaskedLM()), (tiny_bert, MaskedLM(output="own"))]
+    cases = [(modern, cse.MaskedLM()), (silu, cse.MaskedLM()), (tiny_bert, cse.MaskedLM(output="own"))]
     for i, (source, objective) in enumerate(cases):
         run = fitted(tmp_path / str(i), source, objective=objective)
         assert json.loads((run.folder / "best" / "config.json").read_text())["architectures"][0].endswith("Model")
@@ -136,7 +125,7 @@ def test_a_head_that_the_architecture_does_not_have_is_left_out(tiny_bert, tmp_p
 
 
 def test_what_trains_sentence_vectors_or_soft_prompts_saves_a_checkpoint(tiny_bert, tmp_path):
-    both = WeightedSum(terms=[SimCSE(), MaskedLM()], weights=[1.0, 0.1])
+    both = cse.WeightedSum(terms=[cse.SimCSE(), cse.MaskedLM()], weights=[1.0, 0.1])
     run = fitted(tmp_path / "both", tiny_bert, objective=both, views=2)
     assert (run.head, detect(str(run.folder / "best")).name) == (None, "sentence-transformers")
     prompts = Encoder(tiny_bert, adapter=SoftPrompts(length=2))

@@ -10,21 +10,12 @@ from sentence_transformers import SentenceTransformer
 
 import cse
 import cse.evaluation
+from cse import Encoder, STSEvaluator, Trainer, UserError, export
 from cse.encoder.checkpoint.layout import Layout
-from cse.encoder.model import Encoder
-from cse.errors import UserError
 from cse.evaluation.encoding import comparison, nearness
-from cse.evaluation.evaluators.sts import STSEvaluator
-from cse.inference.export import OnnxEncoder, export
-from cse.objectives.align_uniform import AlignUniform
-from cse.objectives.euclip import EuCLIP
-from cse.objectives.masked_lm import MaskedLM
-from cse.objectives.simcse import SimCSE
-from cse.objectives.triplet import Triplet
-from cse.objectives.weighted_sum import WeightedSum
+from cse.inference.export import OnnxEncoder
 from cse.training.callbacks import run_warnings
 from cse.training.sources import similarities
-from cse.training.trainer import Trainer
 from tests.runs import make_run, metrics, triplets_recipe
 from tests.training.helpers import qa
 
@@ -33,7 +24,7 @@ CLOSE = 0.05  # of points; the last bits of vectors depend on the batch, and ord
 
 @pytest.fixture(scope="module")
 def run(tiny_bert, tmp_path_factory):
-    run = make_run(tmp_path_factory.mktemp("euclip"), tiny_bert, objective=EuCLIP(), max_steps=2, eval_every=1)
+    run = make_run(tmp_path_factory.mktemp("euclip"), tiny_bert, objective=cse.EuCLIP(), max_steps=2, eval_every=1)
     run.evaluator = STSEvaluator(tasks="sts-mini-dev", precision="fp32")
     return Trainer(run).fit()
 
@@ -77,17 +68,17 @@ def test_a_run_by_cosine_says_cosine_again(run, tmp_path):
 
 
 def test_what_a_sum_inherits():
-    other = Triplet()
+    other = cse.Triplet()
     other.note = "Keep them short."
-    both = WeightedSum(terms=[MaskedLM(), EuCLIP(), other, EuCLIP()], weights=[1.0] * 4)
-    assert (both.similarity, both.note) == ("euclidean", f"{EuCLIP.note} Keep them short.")
-    plain = WeightedSum(terms=[SimCSE(), AlignUniform()], weights=[1.0, 0.1])
+    both = cse.WeightedSum(terms=[cse.MaskedLM(), cse.EuCLIP(), other, cse.EuCLIP()], weights=[1.0] * 4)
+    assert (both.similarity, both.note) == ("euclidean", f"{cse.EuCLIP.note} Keep them short.")
+    plain = cse.WeightedSum(terms=[cse.SimCSE(), cse.AlignUniform()], weights=[1.0, 0.1])
     assert (plain.similarity, plain.note) == ("cosine", "")
 
 
 def test_the_note_is_kept_for_the_card(tiny_bert, tmp_path):
     recipe = triplets_recipe(tmp_path, tiny_bert, trainer={"max_steps": 1})
-    for objective, note in ((EuCLIP(), EuCLIP.note), (SimCSE(), None)):
+    for objective, note in ((cse.EuCLIP(), cse.EuCLIP.note), (cse.SimCSE(), None)):
         made = cse.train(recipe, objective=objective, run_dir=tmp_path / f"{note is None}")
         assert json.loads((made.folder / "env.json").read_text()).get("note") == note
 
@@ -100,6 +91,8 @@ def test_a_mixture_of_two_geometries_is_refused_by_name(tiny_bert, tmp_path):
         return run
 
     with pytest.raises(UserError, match="different similarities: far: euclidean, words: cosine, plain: cosine"):
-        Trainer(mixed(1.0, far=EuCLIP(), words=SimCSE()))
-    assert similarities(mixed(1.0, words=MaskedLM())) == {"plain": "cosine"}
-    assert Trainer(mixed(0.0, far=EuCLIP())).run.encoder.similarity == "cosine"  # a source without steps shapes nothing
+        Trainer(mixed(1.0, far=cse.EuCLIP(), words=cse.SimCSE()))
+    assert similarities(mixed(1.0, words=cse.MaskedLM())) == {"plain": "cosine"}
+    assert (
+        Trainer(mixed(0.0, far=cse.EuCLIP())).run.encoder.similarity == "cosine"
+    )  # a source without steps shapes nothing

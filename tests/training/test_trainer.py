@@ -4,30 +4,33 @@ import json
 import math
 import os
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
-from cse.batch import LossOutput
+import cse
+from cse import cli
 from cse.data.loader import StepBatches
 from cse.data.tokens import TokenStore
-from cse.data.views.around import Masked
-from cse.data.views.texts import TextViews
-from cse.encoder.adapters.lora import Lora
-from cse.encoder.dropout import Dropout
-from cse.encoder.model import Encoder
-from cse.errors import UserError
-from cse.interfaces import Callback, StepContext
-from cse.objectives.masked_lm import MaskedLM
-from cse.objectives.simcse import SimCSE
-from cse.recipe.settings import Settings
 from cse.seeding import seed_dropout
 from cse.training import hardware
 from cse.training.checkpoint import MetricsLog
 from cse.training.learner import Encoded, Learner, diagnostics
-from cse.training.trainer import Trainer
 from tests.refusals import refuses
-from tests.runs import Dies, Spread, assert_resumes, assert_same, fitted, make_run, metrics, weights
+from tests.runs import (
+    MASKED,
+    Dies,
+    Spread,
+    assert_resumes,
+    assert_same,
+    fitted,
+    make_run,
+    metrics,
+    weights,
+    write_recipe,
+    write_texts,
+)
 
 
 def test_a_run_leaves_what_it_says_and_is_not_trained_again(tiny_bert, tmp_path):
@@ -37,7 +40,7 @@ def test_a_run_leaves_what_it_says_and_is_not_trained_again(tiny_bert, tmp_path)
     assert {"loss", "dev", "pos_cos", "neg_cos", "align", "uniform", "grad_norm", "lr"} <= set(log[-1])
     assert run.progress.best == max(line["dev"] for line in log)
     for name, dev in (("best", run.progress.best), ("last", log[-1]["dev"])):
-        assert run.evaluator(Encoder.load(str(run.folder / name)))["spread"] == pytest.approx(dev, rel=1e-5)
+        assert run.evaluator(cse.Encoder.load(str(run.folder / name)))["spread"] == pytest.approx(dev, rel=1e-5)
     assert not list(run.folder.glob("*/2_Dense"))
     assert "head" in str(torch.load(run.folder / "state" / "state.pt", weights_only=True)["learner"].keys())
     progress = json.loads((run.folder / "state" / "state.json").read_text())["progress"]
@@ -62,7 +65,7 @@ def test_training_continues_while_the_state_of_a_step_is_written(tiny_bert, tmp_
     """The writer of step 2 waits for step 3, and that of step 4 finds the state of step 2 complete."""
     save, third, seen = torch.save, threading.Event(), []
 
-    class Third(Callback):
+    class Third(cse.Callback):
         def on_step(self, run, metrics):
             if run.progress.step == 3:
                 seen.append(json.loads((run.folder / "state" / "state.json").read_text())["progress"]["step"])
@@ -78,7 +81,7 @@ def test_training_continues_while_the_state_of_a_step_is_written(tiny_bert, tmp_
     run = make_run(tmp_path / "slow", tiny_bert, save_every=2, eval_every=6)
     run.callbacks = [Third(), Dies(5)]
     with pytest.raises(RuntimeError, match="killed"):
-        Trainer(run).fit()
+        cse.Trainer(run).fit()
     assert seen == [0]
     assert json.loads((run.folder / "state" / "state.json").read_text())["progress"]["step"] == 4
     monkeypatch.undo()
@@ -86,7 +89,7 @@ def test_training_continues_while_the_state_of_a_step_is_written(tiny_bert, tmp_
     assert_same(again.folder, fitted(tmp_path / "whole", tiny_bert, eval_every=6).folder)
 
 
-LORAS = [Lora(kind=kind, rank=2, targets=["query", "value"]) for kind in ("lora", "dora", "pissa")]
+LORAS = [cse.Lora(kind=kind, rank=2, targets=["query", "value"]) for kind in ("lora", "dora", "pissa")]
 
 
 @pytest.mark.parametrize("options", [*({"adapter": lora} for lora in LORAS), {"optimizer": "muon"}])
@@ -95,7 +98,7 @@ def test_lora_and_two_optimizers_resume(tiny_bert, tmp_path, options):
 
     def build(folder):
         seed_dropout(1)
-        return make_run(folder, tiny_bert, encoder=Encoder(tiny_bert, adapter=adapter), **trainer)
+        return make_run(folder, tiny_bert, encoder=cse.Encoder(tiny_bert, adapter=adapter), **trainer)
 
     _, again = assert_resumes(build, tmp_path)
     state = torch.load(again.folder / "state" / "state.pt", weights_only=True)["learner"]
@@ -111,9 +114,9 @@ def test_a_damaged_state_is_refused(tiny_bert, tmp_path):
 
 
 def test_the_state_of_other_weights_is_refused(tiny_bert, tmp_path):
-    fitted(tmp_path, tiny_bert, encoder=Encoder(tiny_bert))
-    with pytest.raises(UserError, match=r"do not fit the recipe: encoder.head(.|\n)*fix: "):
-        fitted(tmp_path, tiny_bert, encoder=Encoder(tiny_bert, head="mlp"), resume=True)
+    fitted(tmp_path, tiny_bert, encoder=cse.Encoder(tiny_bert))
+    with pytest.raises(cse.UserError, match=r"do not fit the recipe: encoder.head(.|\n)*fix: "):
+        fitted(tmp_path, tiny_bert, encoder=cse.Encoder(tiny_bert, head="mlp"), resume=True)
 
 
 def test_diagnostics_by_pencil():
@@ -124,14 +127,14 @@ def test_diagnostics_by_pencil():
 
 
 def test_accumulation_averages_parts_with_their_own_negatives(tiny_bert, tmp_path):
-    encoder = Encoder(tiny_bert, dropout=Dropout(attention=0.0, hidden=0.0, embedding=1e-9))
+    encoder = cse.Encoder(tiny_bert, dropout=cse.Dropout(attention=0.0, hidden=0.0, embedding=1e-9))
     run = fitted(tmp_path, tiny_bert, encoder=encoder, accumulation=2, max_steps=1, learning_rate=1e-9, clip=1e9)
     run.collator.setup(TokenStore.build(run.data.unique_texts(), encoder.tokenizer, 12), 7)
     _, rows = StepBatches(len(run.data), 8, 2, 7, max_steps=1, epochs=1).of_step(0)
     losses = []
     for part in (rows[:4], rows[4:]):
         batch = run.collator([run.data[i] for i in part])
-        losses.append(Learner(encoder, SimCSE()).eval()(batch, StepContext(encoder=encoder))[1].loss)
+        losses.append(Learner(encoder, cse.SimCSE()).eval()(batch, cse.StepContext(encoder=encoder))[1].loss)
     torch.stack(losses).mean().backward()
     gradients = [weight.grad.flatten() for weight in encoder.parameters() if weight.grad is not None]
     last = metrics(run.folder)[-1]
@@ -140,7 +143,7 @@ def test_accumulation_averages_parts_with_their_own_negatives(tiny_bert, tmp_pat
 
 
 def test_a_gradient_is_clipped_and_no_two_steps_or_parts_draw_the_same_dropout(tiny_bert, tmp_path, monkeypatch):
-    trainer = Trainer(make_run(tmp_path, tiny_bert, clip=0.01, accumulation=2, max_steps=3, eval_every=1))
+    trainer = cse.Trainer(make_run(tmp_path, tiny_bert, clip=0.01, accumulation=2, max_steps=3, eval_every=1))
     norms, seeds, step, before = [], [], trainer.optimizers[0].step, seed_dropout
 
     def steps():
@@ -172,7 +175,7 @@ def test_early_stopping(tiny_bert, tmp_path):
 
 def test_a_run_killed_after_it_decided_to_stop_early_does_not_go_on(tiny_bert, tmp_path, monkeypatch):
     options = {"max_steps": 40, "early_stopping": 2, "learning_rate": 1e-2}
-    score, real = Spread.__call__, Encoder.save
+    score, real = Spread.__call__, cse.Encoder.save
     monkeypatch.setattr(Spread, "__call__", lambda *given: {"spread": -score(*given)["spread"]})  # training widens it
     whole = fitted(tmp_path / "whole", tiny_bert, **options)
     assert whole.progress.step < 40
@@ -182,14 +185,14 @@ def test_a_run_killed_after_it_decided_to_stop_early_does_not_go_on(tiny_bert, t
             raise RuntimeError("killed")
         real(self, folder, **options)
 
-    monkeypatch.setattr(Encoder, "save", save)
+    monkeypatch.setattr(cse.Encoder, "save", save)
     with pytest.raises(RuntimeError, match="killed"):
         fitted(tmp_path / "killed", tiny_bert, **options)
-    monkeypatch.setattr(Encoder, "save", real)
+    monkeypatch.setattr(cse.Encoder, "save", real)
     assert_same(fitted(tmp_path / "killed", tiny_bert, resume=True, **options).folder, whole.folder)
 
 
-class Ends(Callback):
+class Ends(cse.Callback):
     """Ends the run at an evaluation."""
 
     def on_eval(self, run, metrics):
@@ -209,12 +212,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_bert, tmp_path):
     assert (tmp_path / "run" / "best" / "modules.json").exists()
 
 
-class Broken(SimCSE):
+class Broken(cse.SimCSE):
     """A finite loss without a finite gradient: sqrt has an infinite derivative at 0, which is multiplied by 0."""
 
     def forward(self, views, batch, ctx):
         output = super().forward(views, batch, ctx)
-        return LossOutput(output.loss + (0 * views.anchor[:, 0]).sqrt().sum(), output.metrics)
+        return cse.LossOutput(output.loss + (0 * views.anchor[:, 0]).sqrt().sum(), output.metrics)
 
 
 @pytest.mark.parametrize("options", [{}, {"chunk_size": 3}, {"accumulation": 2}])
@@ -223,7 +226,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_are_lost
     before = {name: p.clone() for name, p in run.encoder.named_parameters()}
     first = r"the gradient of encoder\.backbone\.embeddings\.word_embeddings\.weight is not finite at step 1, "
     with pytest.raises(FloatingPointError, match=first + r"so .* \(step 0\)\nfix: "):
-        Trainer(run).fit()
+        cse.Trainer(run).fit()
     assert all(torch.equal(p, before[name]) for name, p in run.encoder.named_parameters())
 
 
@@ -236,7 +239,7 @@ def test_the_log_is_json_where_a_number_is_not_finite(tmp_path):
     assert size == len(written)
 
 
-class Unordered(SimCSE):
+class Unordered(cse.SimCSE):
     def forward(self, views, batch, ctx):
         assert torch.are_deterministic_algorithms_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
@@ -248,22 +251,22 @@ class Unordered(SimCSE):
 def test_a_deterministic_run_computes_in_one_order_or_says_what_has_none(tiny_bert, tmp_path, monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     run = make_run(tmp_path, tiny_bert, objective=Unordered(), deterministic=True)
-    refuses(r"trainer\.deterministic: put_ does not have", lambda: Trainer(run).fit())
+    refuses(r"trainer\.deterministic: put_ does not have", lambda: cse.Trainer(run).fit())
     assert run.progress.step == 1
     assert not torch.are_deterministic_algorithms_enabled()
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
     monkeypatch.setattr(hardware, "available", lambda wanted: "cuda")
     monkeypatch.setattr(hardware, "native_bf16", lambda device: True)
-    assert "another CUBLAS_WORKSPACE_CONFIG than :0:0" in "".join(hardware.problems(Settings(deterministic=True)))
+    assert "another CUBLAS_WORKSPACE_CONFIG than :0:0" in "".join(hardware.problems(cse.Settings(deterministic=True)))
 
 
-STILL = Dropout(attention=0.0, hidden=0.0)
+STILL = cse.Dropout(attention=0.0, hidden=0.0)
 REFUSED = {  # tests/test_bad_commands.py has those of a recipe
-    "objective MaskedLM needs Batch.masked_ids": {"objective": MaskedLM()},
-    "train encoder.head": {"objective": MaskedLM(), "collator": Masked(views=TextViews(max_length=9))},
+    "objective MaskedLM needs Batch.masked_ids": {"objective": cse.MaskedLM()},
+    "train encoder.head": {"objective": cse.MaskedLM(), "collator": cse.Masked(views=cse.TextViews(max_length=9))},
     r"no dropout(.|\n)*collator.max_length is 99(.|\n)*fix: (.|\n)*trainer.batch_size is 500": {
         "dropout": STILL,
-        "collator": TextViews(max_length=99),
+        "collator": cse.TextViews(max_length=99),
         "batch_size": 500,
     },
 }
@@ -272,8 +275,57 @@ REFUSED = {  # tests/test_bad_commands.py has those of a recipe
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_cannot_train_is_refused_at_once_before_anything_is_written(tiny_bert, tmp_path, message):
     options = dict(REFUSED[message])
-    encoder = Encoder(tiny_bert, head="mlp", dropout=options.pop("dropout", None))
-    with pytest.raises(UserError, match=message) as refused:
+    encoder = cse.Encoder(tiny_bert, head="mlp", dropout=options.pop("dropout", None))
+    with pytest.raises(cse.UserError, match=message) as refused:
         fitted(tmp_path, tiny_bert, encoder=encoder, **options)
     assert all(fix.startswith("fix: ") for fix in str(refused.value).splitlines()[1::2])
     assert not (tmp_path / "run").exists()
+
+
+class DiesInStage(cse.Callback):
+    """Raises after the step of the stage that the environment names, `2:3`, as a kill would come."""
+
+    def on_step(self, run, metrics):
+        if os.environ.get("DIES") == f"{run.folder.name[0]}:{run.progress.step}":
+            raise RuntimeError("killed")
+
+
+@pytest.fixture
+def recipes(tiny_bert, tmp_path):
+    """A recipe of masked language modeling, and one of contrast that begins with another backbone."""
+    data, made = {"path": str(write_texts(tmp_path))}, []
+    objective = {"class_path": "cse.objectives.masked_lm.MaskedLM"}
+    for name, parts in (("masked", {"objective": objective, "collator": MASKED, "evaluator": None}), ("pairs", {})):
+        (tmp_path / name).mkdir()
+        parts["callbacks"] = [{"class_path": "tests.training.test_trainer.DiesInStage"}]
+        trainer = {"max_steps": 4, "initial_weights": "ignore"}
+        backbone = tiny_bert if name == "masked" else "asset:mini"
+        path = Path(write_recipe(tmp_path / name, "Texts", data, {"backbone": backbone}, trainer=trainer, **parts))
+        made.append(str(path.rename(tmp_path / f"{name}.yaml")))
+    return made
+
+
+def test_stages_are_the_runs_of_their_recipes_and_resume_wherever_they_stopped(recipes, tmp_path, monkeypatch):
+    first, second = recipes
+    alone = cse.train(first, run_dir=tmp_path / "alone" / "1")
+    after = cse.train(second, encoder=alone.best, run_dir=tmp_path / "alone" / "2", overrides=["--seed=9"])
+    command = ["train", first, "--run-dir", str(tmp_path / "run"), "--resume", "auto", "--then", second, "--seed=9"]
+    for place in ("1:3", "2:3"):  # between two checkpoints
+        monkeypatch.setenv("DIES", place)
+        with pytest.raises(RuntimeError, match="killed"):
+            cli.main(command)
+    monkeypatch.delenv("DIES")
+    assert cli.main(command) == 0
+    for name, run in (("1-masked", alone), ("2-pairs", after)):
+        assert_same(tmp_path / "run" / name, run.folder)
+    assert "run/1-masked/best" in (tmp_path / "run" / "2-pairs" / "recipe.yaml").read_text()
+
+
+def test_other_places_that_cannot_hold_stages(recipes, tmp_path, capsys, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("seed: 1")
+    assert cli.main(["train", recipes[0], "--run-dir", str(tmp_path / "run"), "--then", recipes[1]]) == 2
+    assert "is a run, and stages are runs in a folder" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert cli.main(["train", recipes[0], "--then", recipes[1]]) == 2
+    assert "--then starts the processes of each stage by itself" in capsys.readouterr().err
