@@ -70,9 +70,7 @@ def test_options_have_hyphens_and_the_old_underscores_still_work(tiny_bert, tmp_
     assert [cli._current_spelling(word) for word in ("--licence", "--licence=mit")] == ["--license", "--license=mit"]
 
 
-# -- What it does ----------------------------------------------------------------------------------------------------
-
-
+# What it does
 def test_a_run_lies_where_it_says_and_reruns_from_its_own_recipe(tiny_bert, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     recipe = texts_recipe(tmp_path, tiny_bert)
@@ -107,9 +105,7 @@ def test_check_looks_at_every_recipe(monkeypatch, capsys):
     assert sorted(line.split()[-1] for line in capsys.readouterr().out.splitlines()) == sorted(looked) == sorted(names)
 
 
-# -- Killed and interrupted ------------------------------------------------------------------------------------------
-
-
+# Killed and interrupted
 @pytest.fixture(scope="module")
 def whole(tiny_bert, tmp_path_factory):
     """The folder of a run that nothing disturbed."""
@@ -165,9 +161,7 @@ def test_a_second_ctrl_c_stops_at_once(tiny_bert, tmp_path, whole):
     assert_same_end(run, whole)
 
 
-# -- Help ------------------------------------------------------------------------------------------------------------
-
-
+# Help
 def test_help_is_quick_and_imports_nothing_heavy():
     """Of modules that do not come with Python, it imports ours alone, and few of those."""
     code = "import sys; known = set(sys.modules); import cse.cli\ntry: cse.cli.main(['--help'])\n"

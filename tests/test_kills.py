@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cse import Encoder
+from cse.encoder.model import Encoder
 from tests.forks import Forks
 from tests.publish.hub_server import HubServer, User
 from tests.test_fault_injection import COMMANDS, PUSH, TRAIN, content, place, prepared

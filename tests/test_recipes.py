@@ -124,9 +124,7 @@ def test_a_published_recipe_says_what_it_fetches(path):
     assert said.split(", ") == list(dict.fromkeys(repositories(content)))
 
 
-# -- Where they are found --------------------------------------------------------------------------------------------
-
-
+# Where they are found
 def test_a_folder_of_recipes_where_a_command_runs_shadows_nothing(tmp_path, monkeypatch):
     write(tmp_path, "recipes/simcse-unsup.yaml", {"seed": 1})
     write(tmp_path, "recipes/mine.yaml", {"seed": 1})
@@ -145,9 +143,7 @@ def test_a_recipe_knows_whether_it_is_a_file_of_the_user(tmp_path, tiny_bert):
     assert recipes.load(str(FOLDER / "simcse-unsup.yaml")).own is None
 
 
-# -- cse recipe ------------------------------------------------------------------------------------------------------
-
-
+# cse recipe
 def test_the_list_says_paper_data_cost_and_choice_of_every_recipe(capsys):
     assert cli.main(["recipe", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -185,9 +181,7 @@ def test_show_prints_what_a_recipe_gives_or_every_option(capsys):
     assert capsys.readouterr().out == recipes.load("simcse-mined").text
 
 
-# -- Merging -----------------------------------------------------------------------------------------------------
-
-
+# Merging
 def test_merging_by_pencil():
     base = {"a": {"x": 1, "y": [1, 2, 3]}, "b": {"class_path": "m.A", "init_args": {"p": 1, "q": {"r": 2}}}, "c": 5}
     over = {"a": {"y": [9]}, "b": {"class_path": "m.A", "init_args": {"q": {"s": 3}}}, "d": 6}
@@ -280,8 +274,7 @@ def test_a_seed_fixes_what_is_built_and_parts_may_be_nested(tmp_path, tiny_bert)
     assert not recipes.build(recipes.load(path, ["--seed=7"])).encoder.head.linear.weight.equal(head)
 
 
-# -- Messages --------------------------------------------------------------------------------------------------------
-
+# Messages
 SIMCSE = "cse.objectives.simcse.SimCSE"
 SAID = {  # a wrong option -> what is said of it, and the fix
     "--trainer.max_stepz=3": ("option trainer.max_stepz is unknown", "did you mean max_steps?"),

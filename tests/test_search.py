@@ -28,9 +28,8 @@ from tests.test_cli import files
 ROOT = Path(__file__).resolve().parents[1]
 START = {"learning_rate": 1e-3, "temperature": 0.05}
 
-# -- Budget ----------------------------------------------------------------------------------------------------------
 
-
+# Budget
 @pytest.mark.parametrize(
     ("text", "amount", "in_steps"),
     [("90s", 90, False), ("30m", 1800, False), ("1.5h", 5400, False), ("2000steps", 2000, True)],
@@ -64,9 +63,7 @@ def test_a_budget_that_is_too_small_is_refused_with_one_that_suffices(budget, en
     assert divide(Budget.parse(enough), costs, 9)["a"] == 4
 
 
-# -- Trials ----------------------------------------------------------------------------------------------------------
-
-
+# Trials
 def ended(*curves) -> list[Trial]:
     """Trials with these scores at steps 4, 8, ...; the last step of a complete one is 16."""
     found = []
@@ -131,9 +128,7 @@ def test_a_resumed_trial_is_asked_again_about_what_it_scored_before_the_kill(tin
     assert asks.trial.number == 2
 
 
-# -- Verdict ---------------------------------------------------------------------------------------------------------
-
-
+# Verdict
 def entry(method: str, seed: int | None, noise: float, draw: int) -> Entry:
     """A checkpoint whose cosines are the gold scores and noise."""
     rng = np.random.default_rng(draw)
@@ -209,8 +204,7 @@ def test_methods_are_compared_with_the_untrained_encoder_that_they_begin_with():
             assert line.to_untrained.difference == pytest.approx(line.mean - means[f"untrained {line.name}"])
 
 
-# -- The whole -------------------------------------------------------------------------------------------------------
-
+# The whole
 DEV = "sts-mini-dev"
 
 
@@ -343,9 +337,7 @@ def test_from_python_with_test_tasks_and_a_tracker(tiny_bert, tmp_path):
     assert (found.folder / "tiny" / "final-s3" / "trackers").is_dir()
 
 
-# -- Which recipes ---------------------------------------------------------------------------------------------------
-
-
+# Which recipes
 @pytest.mark.slow
 def test_without_names_the_recipes_that_fit_the_columns_are_taken(tmp_path):
     texts, _ = load((), str(write_texts(tmp_path)), [])
@@ -358,9 +350,7 @@ def test_without_names_the_recipes_that_fit_the_columns_are_taken(tmp_path):
     assert "simcse-unsup" in left_out
 
 
-# -- Errors ----------------------------------------------------------------------------------------------------------
-
-
+# Errors
 @pytest.fixture
 def refused(tiny_bert, tmp_path, monkeypatch, capsys):
     """Run `cse search` with these options; gives what it says. Nothing may be written."""

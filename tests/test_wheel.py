@@ -54,9 +54,7 @@ def test_the_version_is_one():
     assert PROJECT["version"] == cse.__version__
 
 
-# -- The wheel in a clean environment --------------------------------------------------------------------------------
-
-
+# The wheel in a clean environment
 def call(*command: str | Path, cwd: Path, cache: Path) -> str:
     """Run a command as a user would who has the wheel and no checkout; gives what it printed."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "CSE_"))}

@@ -267,9 +267,7 @@ def test_speed_by_a_clock_of_our_own():
     assert found["c"] == speed.Speed(1 / 4, 1 / 2)  # 3, 4 and 6 seconds per text; ratios 1/3, 1/2 and 2/3
 
 
-# -- The card --------------------------------------------------------------------------------------------------------
-
-
+# The card
 def published(place, tmp_path):
     """A run with a table, made by hand, of its own model."""
     run = tmp_path / "run"

@@ -88,9 +88,7 @@ def test_what_a_run_has_not_yet_is_said(tmp_path):
             ask()
 
 
-# -- The package -------------------------------------------------------------------------------------------------------
-
-
+# The package
 def test_every_name_exists():
     """That importing cse is quick, `tests/test_cli.py` sees."""
     for name in cse.__all__:

@@ -78,9 +78,7 @@ def same_run(folder: Path, other: Path) -> None:
         assert a == b
 
 
-# -- The run of the command --------------------------------------------------------------------------------------------
-
-
+# The run of the command
 def test_python_and_the_command_make_the_same_run(recipe, commanded, tmp_path):
     run = cse.train(recipe, run_dir=tmp_path / "run")
     same_run(run.folder, commanded)
@@ -115,9 +113,7 @@ def test_a_part_may_be_a_class_path_or_a_mapping(recipe, tmp_path):
     assert written["sampler"]["class_path"] == "cse.data.NoDuplicates"
 
 
-# -- What a run tells --------------------------------------------------------------------------------------------------
-
-
+# What a run tells
 def test_a_run_tells_scores_folder_and_best_encoder(recipe, tmp_path):
     run = cse.train(recipe, run_dir=str(tmp_path / "run"))
     dev = [record["dev"] for record in run.metrics]
@@ -142,9 +138,7 @@ def test_without_an_evaluator_the_last_weights_are_the_best(recipe, tmp_path):
     assert weights(run.best).keys() == weights(run.last).keys()
 
 
-# -- Resuming ----------------------------------------------------------------------------------------------------------
-
-
+# Resuming
 def test_a_run_of_rows_in_memory_resumes_from_the_shell_wherever_its_folder_is(recipe, commanded, texts, tmp_path):
     run = cse.train(recipe, data=texts, callbacks=[ctrl_c(tmp_path)], run_dir=tmp_path / "run")
     assert not run.finished
@@ -184,9 +178,7 @@ def test_objects_made_by_hand_resume_in_python(texts, tiny_bert, commanded, tmp_
     same_run(part.folder, commanded)
 
 
-# -- Rows in memory ----------------------------------------------------------------------------------------------------
-
-
+# Rows in memory
 def kinds_of_texts():
     """Those without columns; `tests/data/test_shapes.py` has tables."""
     texts = [*TEXTS, None]

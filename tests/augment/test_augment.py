@@ -81,9 +81,7 @@ class Fixed(random.Random):
         return next(self.numbers)
 
 
-# -- Every one -------------------------------------------------------------------------------------------------------
-
-
+# Every one
 @every
 def test_a_text_never_becomes_empty(augmentation):
     for text in ("a", "a b", "one two three"):
@@ -109,9 +107,7 @@ def test_another_process_draws_the_same():
     assert json.loads(there.stdout) == here
 
 
-# -- Words -----------------------------------------------------------------------------------------------------------
-
-
+# Words
 def test_words_fall_out_by_pencil():
     assert WordDeletion(probability=0.3)("a b c d", Fixed(0.29, 0.3, 0.9, 0.0)) == "b c"
     assert WordDeletion(probability=0.999999)("the cat", random.Random(0)) == "the cat"  # of which nothing is left
@@ -158,9 +154,7 @@ def test_a_short_text_may_repeat_two_words_and_no_more_than_it_has():
     assert {len(result.split()) for result in results(WordRepetition(), "a b c")} == {3, 4, 5}
 
 
-# -- Spans -----------------------------------------------------------------------------------------------------------
-
-
+# Spans
 @pytest.mark.parametrize(("words", "lost"), [(1, 0), (2, 1), (4, 1), (8, 2), (12, 3), (16, 4), (100, 25)])
 def test_a_short_text_loses_its_share_and_never_all(words, lost):
     """25% of it: spans of one word, fewer than five, and at least one."""
@@ -201,9 +195,7 @@ def test_a_crop_is_contiguous_and_its_share_uniform():
     assert max(starts) > 10
 
 
-# -- Characters ------------------------------------------------------------------------------------------------------
-
-
+# Characters
 def test_a_key_has_the_neighbors_that_it_has_on_a_keyboard():
     assert set(NEIGHBORS["g"]) == set("tyfhvb")
     assert set(NEIGHBORS["q"]) == set("wa")
@@ -223,9 +215,7 @@ def test_each_typing_error_by_pencil(error, want):
     assert CharacterNoise(probability=0.99)("12 3.4 ?!", random.Random(0)) == "12 3.4 ?!"
 
 
-# -- Negation --------------------------------------------------------------------------------------------------------
-
-
+# Negation
 @pytest.mark.parametrize(
     ("text", "negated"),
     [
@@ -267,9 +257,7 @@ def test_a_negated_view_is_added_to_the_views(tiny_bert):
     assert only.needs_dropout(examples[0])  # anchor and positive are the same words
 
 
-# -- Composition -----------------------------------------------------------------------------------------------------
-
-
+# Composition
 class Mark(Augmentation):
     """Appends a letter, and a number that its generator draws."""
 
@@ -306,9 +294,7 @@ def test_many_at_once_are_as_one_by_one(augmentation):
     assert together == [Mark("z")(augmentation(t, r), r) for t, r in zip(texts, rngs, strict=True)]
 
 
-# -- Ranges ----------------------------------------------------------------------------------------------------------
-
-
+# Ranges
 @pytest.mark.parametrize(
     ("build", "named"),
     [
@@ -339,9 +325,7 @@ def test_ranges_are_checked(build, named):
     refuses(named.replace(".", r"\."), build)
 
 
-# -- Views -----------------------------------------------------------------------------------------------------------
-
-
+# Views
 def view_ids(collator, tokens, seed, epoch, row, neighbors=0):
     text = " ".join(WORDS)
     collator.setup(tokens, seed)
@@ -373,9 +357,7 @@ def test_the_anchor_may_stay_as_it_is(tiny_bert):
     assert AugmentedViews(augmentations=[]).needs_dropout(Example(("a",)))
 
 
-# -- Phrases (PEARL) -------------------------------------------------------------------------------------------------
-
-
+# Phrases (PEARL)
 @pytest.mark.parametrize(
     ("edit", "possible"),
     [

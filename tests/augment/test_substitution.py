@@ -49,9 +49,7 @@ def wordnet(tmp_path_factory) -> Path:
     return folder
 
 
-# -- Synonyms --------------------------------------------------------------------------------------------------------
-
-
+# Synonyms
 def test_synonyms_are_the_other_members_of_the_first_senses(wordnet):
     found = WordNet(wordnet)
     assert found.synonyms("dog", 1) == ("domestic dog", "Canis familiaris")  # a noun 3 times, a verb once
@@ -94,9 +92,7 @@ def test_the_environment_says_where_it_is(wordnet, monkeypatch):
     assert SynonymSubstitution(probability=0.999)("fast", random.Random(0)) == "quick"
 
 
-# -- Masked LM -------------------------------------------------------------------------------------------------------
-
-
+# Masked LM
 @pytest.fixture(scope="module")
 def substitution(tiny_bert):
     return MaskedLMSubstitution(model=tiny_bert, probability=0.5, candidates=len(WORDS) - 1)

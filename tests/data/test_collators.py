@@ -35,9 +35,7 @@ def words_of(encoder, ids, mask):
     return encoder.tokenizer.decode(ids[mask.bool()], skip_special_tokens=True)
 
 
-# -- TextViews -------------------------------------------------------------------------------------------------------
-
-
+# TextViews
 def test_a_text_alone_is_repeated(encoder):
     examples = [Example(("the cat sat",), row_id=4), Example(("a dog",), row_id=9)]
     batch = ready(TextViews(max_length=8, views=3), encoder, examples)(examples)
@@ -83,8 +81,7 @@ def test_only_repeated_texts_need_dropout():
     assert TextViews(sample=1, keep_original=True).needs_dropout(Example(("a", "b", "c"), num_positives=2))
 
 
-# -- Stored positives ------------------------------------------------------------------------------------------------
-
+# Stored positives
 STORED = ("the cat", "a cat", "red cat", "slow cat", "fast cat")
 
 
@@ -151,9 +148,7 @@ def test_what_is_drawn_depends_on_seed_epoch_and_row_alone(name, encoder):
     assert any(not torch.equal(tensor[i], tensor[0]) for tensor in want.values() for i in range(8))
 
 
-# -- Both orders -----------------------------------------------------------------------------------------------------
-
-
+# Both orders
 def test_two_views_in_both_orders(encoder):
     rows = [Example(("the cat", "a dog ran"), row_id=3), Example(("red sun", "blue moon"), row_id=4)]
     batch = ready(BothWays(views=TextViews(max_length=8)), encoder, rows)(rows)
@@ -165,8 +160,7 @@ def test_two_views_in_both_orders(encoder):
     assert batch.text_id[0].tolist() == [batch.text_id[0, i].item() for i in (3, 2, 1, 0)]
 
 
-# -- What is refused -------------------------------------------------------------------------------------------------
-
+# What is refused
 VIEWS, PAIR = TextViews(max_length=12), Example(("the cat", "a cat"))
 UNEQUAL = [Example(("the cat", "a cat", "sun"), num_positives=2), Example(("the dog", "a dog", "sun"))]
 ARGUMENTS = {  # what is said -> what is made

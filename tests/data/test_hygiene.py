@@ -44,9 +44,7 @@ def shared(data):
     return {name: tuple(each[field] for field in fields) for name, each in stats(data, SETS)["overlap"].items()}
 
 
-# -- Overlap ---------------------------------------------------------------------------------------------------------
-
-
+# Overlap
 def test_texts_are_found_whatever_their_case_and_punctuation(data_of):
     data = data_of(["a man running", "THE DOG SLEEPS!", "A cat", "something else", "...", "a man, running"])
     assert shared(data) == {"pairs": (2, 4, 0, 3), "singles": (1, 2, 0, 0)}
@@ -59,9 +57,7 @@ def test_a_pair_is_found_within_a_row_of_many(data_of):
     assert shared(data)["singles"] == (0, 2, 0, 0)
 
 
-# -- Counts ----------------------------------------------------------------------------------------------------------
-
-
+# Counts
 def test_lengths_by_pencil():
     found = lengths(Counter([1, 4, 5, 8, 9, 600, 3]))
     assert found == {
@@ -109,9 +105,7 @@ def test_languages_and_scripts(data_of, tiny_bert):
     assert set(report["scripts"]) == {"CYRILLIC", "LATIN"}
 
 
-# -- In a run --------------------------------------------------------------------------------------------------------
-
-
+# In a run
 def test_a_run_keeps_its_report_and_warns(tiny_bert, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(SETS, "copied", [(write_texts(tmp_path).read_text().splitlines()[3].upper() + "!",)])
     run = make_run(tmp_path, tiny_bert, max_steps=1)
@@ -130,9 +124,7 @@ def test_a_run_keeps_its_report_and_warns(tiny_bert, tmp_path, capsys, monkeypat
     assert capsys.readouterr().out == ""
 
 
-# -- Commands --------------------------------------------------------------------------------------------------------
-
-
+# Commands
 @pytest.fixture
 def recipe(tmp_path, tiny_bert):
     """A recipe on a small file, with an evaluator that knows texts."""

@@ -66,9 +66,7 @@ def test_a_tokenizer_without_a_mask_token_is_refused(tiny_bert):
     refuses("mask token", ready, Masked(views=TextViews(max_length=12)), encoder, singles(2))
 
 
-# -- By view, by word, within each other -------------------------------------------------------------------------------
-
-
+# By view, by word, within each other
 def chosen_of(collator, encoder, examples):
     batch = ready(collator, encoder, examples)(examples)
     return batch, batch.mlm_labels != -100

@@ -135,9 +135,7 @@ def test_a_recipe_names_its_sampler(tiny_bert, tmp_path):
     assert [e.label for e in built.data[:4]] == [0, 1, 2, 0]
 
 
-# -- Many rows -------------------------------------------------------------------------------------------------------
-
-
+# Many rows
 @pytest.mark.parametrize("rows", [1, 2, 3, 17, 257])
 def test_an_order_that_is_computed_has_every_row_once(rows):
     order = [int(row) for (row,) in Permuted(rows, 1, 5, 0)]
@@ -170,9 +168,7 @@ def test_the_order_of_many_rows_takes_no_memory_by_row():
     assert steps.of_step(10**9 // 64)[0] == 1
 
 
-# -- Negatives as rows -----------------------------------------------------------------------------------------------
-
-
+# Negatives as rows
 def mined_for(tmp_path, negatives):
     """A file of the negatives of rows, as `cse mine` writes it for single texts."""
     path = tmp_path / "mined.jsonl"

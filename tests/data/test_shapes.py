@@ -87,9 +87,7 @@ def given(request, tmp_path):
     return kinds[request.param]
 
 
-# -- Lists in cells ----------------------------------------------------------------------------------------------------
-
-
+# Lists in cells
 def test_lists_of_positives_and_negatives(given):
     data = Triplets(given(FLAG))
     assert rows(data) == [
@@ -121,9 +119,7 @@ def test_rows_with_lists_are_saved_for_a_resumed_run(tmp_path):
         assert (again.hash, again.report) == (data.hash, data.report)
 
 
-# -- Rows with a label -------------------------------------------------------------------------------------------------
-
-
+# Rows with a label
 @pytest.mark.parametrize("labels", [None, {"entailment": 0, "neutral": 1, "contradiction": 2, "-": -1}])
 def test_inference_rows_are_grouped_by_premise(given, labels):
     data = Triplets(given(nli(labels)))
@@ -151,9 +147,7 @@ def test_labeled_texts(given):
     assert labeled.remarks == {"label that occurs once": 1}
 
 
-# -- Parallel texts and names in use -----------------------------------------------------------------------------------
-
-
+# Parallel texts and names in use
 def test_translations(given):
     data = Pairs(given([{"translation": {"en": "a", "de": "b"}}, {"translation": {"en": "c", "de": "d"}}]))
     assert rows(data) == [("a", "b"), ("c", "d")]
@@ -189,9 +183,7 @@ def test_names_in_use(kind, names, said):
     assert rows(data) == [tuple(row[:texts]) for row in cells]
 
 
-# -- Shards, patterns, folders -----------------------------------------------------------------------------------------
-
-
+# Shards, patterns, folders
 @pytest.mark.parametrize("where", ["{}", "{}/*.jsonl", "{}/part-?.jsonl"])
 def test_shards_are_read_in_the_order_of_their_names(tmp_path, where):
     for number in (2, 0, 1):
@@ -218,9 +210,7 @@ def test_a_folder_of_beir(tmp_path):
     assert [texts[0] for texts in rows(Texts(tmp_path / "beir"))] == ["T one", "U three"]
 
 
-# -- The Hub -----------------------------------------------------------------------------------------------------------
-
-
+# The Hub
 def test_a_file_of_a_revision(monkeypatch, tmp_path):
     import huggingface_hub
 
@@ -236,9 +226,7 @@ def test_a_file_of_a_revision(monkeypatch, tmp_path):
     assert asked == [("org/name", "data/a.jsonl", "v2")]
 
 
-# -- On disk -----------------------------------------------------------------------------------------------------------
-
-
+# On disk
 def test_a_second_start_reads_no_row(tmp_path, monkeypatch):
     path = jsonl(tmp_path / "a.jsonl", [{"text": f"text {i}"} for i in range(50)])
     first = Texts(path)
@@ -323,9 +311,7 @@ def test_columns_are_checked_though_a_blank_line_comes_first(tmp_path):
     assert column_names(str(tmp_path / "my.jsonl")) == ["a", "c"]
 
 
-# -- Streams ---------------------------------------------------------------------------------------------------------
-
-
+# Streams
 @pytest.fixture
 def hub(monkeypatch):
     """A data set of a million rows on a Hub that counts what is fetched and may break off."""

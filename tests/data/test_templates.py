@@ -71,8 +71,7 @@ def test_a_template_of_another_shape_is_refused(encoder, template):
         batch_of(encoder, collator)
 
 
-# -- Templates of any length, where no mask token is involved ----------------------------------------------------------
-
+# Templates of any length, where no mask token is involved
 LONGER, SHORTER, MOVED = "a red {text} sat on the moon", "{text} ran", "{text} the cat sat"
 
 

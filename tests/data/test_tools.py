@@ -29,9 +29,7 @@ def sentences(count, seed=0, words=6):
     return [" ".join(rng.choices(WORDS, k=words)) for _ in range(count)]
 
 
-# -- Opening ----------------------------------------------------------------------------------------------------------
-
-
+# Opening
 INFERENCE = [("a", "b", 0), ("a", "c", 2), ("d", "e", 0), ("d", "f", 2)]
 OPENED = [  # the columns of rows, the rows, and the class that fits
     (None, ["one", "two"], Texts),
@@ -69,9 +67,7 @@ def test_a_named_class_and_named_columns_are_taken_as_they_are(tmp_path):
     assert [e.texts for e in open_rows(path, columns=["positive", "anchor"])] == [("b", "a"), ("e", "d")]
 
 
-# -- Writing ----------------------------------------------------------------------------------------------------------
-
-
+# Writing
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
 @pytest.mark.parametrize(
     "rows",
@@ -99,9 +95,7 @@ def test_what_is_written_is_read_back_as_the_same_rows(rows, suffix, tmp_path):
     assert json.loads(out.with_suffix(".json").read_text()) == manifest
 
 
-# -- Split ------------------------------------------------------------------------------------------------------------
-
-
+# Split
 def test_no_text_is_in_two_parts_and_every_row_is_in_one(tmp_path):
     rng, pool = random.Random(1), sentences(300, words=5)
     rows = [
@@ -124,9 +118,7 @@ def test_no_text_is_in_two_parts_and_every_row_is_in_one(tmp_path):
     assert any(len(row) > 2 for row in parts["dev"])  # negatives that are texts of no other part stay
 
 
-# -- Deduplication ----------------------------------------------------------------------------------------------------
-
-
+# Deduplication
 def test_exact_repetitions_and_evaluation_texts_by_a_slow_loop(tmp_path):
     rng, pool = random.Random(2), sentences(30, words=2)
     rows = list(dict.fromkeys((rng.choice(pool).title(), rng.choice(pool) + rng.choice(["", "!"])) for _ in range(400)))
@@ -192,9 +184,7 @@ def test_dedup_leaves_out_near_duplicates_after_the_exact_ones(tmp_path):
     assert [row["text"] for row in lines(tmp_path / "d.jsonl")] == [rows[0], rows[2]]
 
 
-# -- Mix --------------------------------------------------------------------------------------------------------------
-
-
+# Mix
 def test_a_mix_has_the_shares_that_were_asked(tmp_path):
     for name, count in (("a", 30), ("b", 60)):
         (tmp_path / f"{name}.txt").write_text("\n".join(f"{name} {i}" for i in range(count)))
@@ -214,9 +204,7 @@ def test_a_mix_has_the_shares_that_were_asked(tmp_path):
     assert sha256_file(tmp_path / "again.jsonl") == sha256_file(tmp_path / "m.jsonl")
 
 
-# -- Counts and commands ----------------------------------------------------------------------------------------------
-
-
+# Counts and commands
 def test_stats_of_labels_and_scores_by_pencil():
     """What they say of texts is in test_hygiene.py."""
     report = stats(open_rows([{"text": t, "label": x} for t, x in (("a b", "x"), ("A b!", "x"), ("c d e", "y"))]))

@@ -31,9 +31,7 @@ def test_the_share_of_the_dimensions_is_cut_for_all_tokens_of_a_text():
     assert len(cut[:, 0].unique(dim=0)) > 80  # of 120 sets
 
 
-# -- In an encoder ---------------------------------------------------------------------------------------------------
-
-
+# In an encoder
 def quiet(backbone, **cutoff):
     """An encoder that only cutoff makes random."""
     return Encoder(backbone, dropout=Dropout(attention=0.0, hidden=0.0, **cutoff), pooler="mean")

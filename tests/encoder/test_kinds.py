@@ -161,9 +161,7 @@ def test_every_recipe_on_every_kind(name, kind, model_of, tmp_path):
     trains(name, kind, model_of, tmp_path)
 
 
-# -- What a model is -------------------------------------------------------------------------------------------------
-
-
+# What a model is
 @pytest.mark.parametrize("kind", [*ENCODERS, *CAUSAL])
 def test_an_architecture_is_told_by_its_settings(kind, model_of):
     found = detect(model_of(kind))
@@ -205,9 +203,7 @@ def test_lora_finds_the_layers_of_the_attention(kind, model_of, tmp_path):
     assert saved["target_modules"] == NAMES[kind]
 
 
-# -- What is taken from a sentence-transformers model ----------------------------------------------------------------
-
-
+# What is taken from a sentence-transformers model
 @pytest.mark.parametrize("kind", EMBEDDERS)
 def test_a_model_of_sentence_transformers_is_saved_as_it_was(kind, model_of, tmp_path):
     original = model_of(kind)
@@ -244,9 +240,7 @@ def test_soft_prompts_of_a_checkpoint_are_not_lost_in_silence(model_of, tmp_path
     refuses("holds soft prompts, which would be lost", Encoder, str(tmp_path / "whole"))
 
 
-# -- A tokenizer without a pad token ---------------------------------------------------------------------------------
-
-
+# A tokenizer without a pad token
 @pytest.mark.parametrize(
     ("left", "used"), [({"eos_token": "sun"}, "sun"), ({}, "[UNK]"), ({"unk_token": None}, "[PAD]")]
 )
@@ -262,9 +256,7 @@ def test_a_missing_pad_token_is_mended(left, used, tiny_bert, tmp_path):
     loads_everywhere(encoder, tmp_path, TEXTS)
 
 
-# -- What the command says -------------------------------------------------------------------------------------------
-
-
+# What the command says
 def test_settings_of_an_encoder_are_the_published_ones(tiny_bert):
     """SimCSE, Gao et al., EMNLP 2021, appendix A: BERT-base, unsupervised 3e-5 and 64, supervised 5e-5 and 3 epochs."""
     unsup = recipes.load("simcse-unsup", [f"--encoder={tiny_bert}"]).config

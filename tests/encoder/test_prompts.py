@@ -76,9 +76,7 @@ def test_vectors_are_those_of_sentence_transformers(tiny_bert, tmp_path, default
     assert_as_sentence_transformers(tmp_path / "model")
 
 
-# -- A model that has prompts already ----------------------------------------------------------------------------------
-
-
+# A model that has prompts already
 def test_a_backbones_prompts_are_kept_and_null_removes_them(prompted, tmp_path):
     prompted.default_prompt_name = "query"
     prompted.save(tmp_path / "given")
@@ -92,9 +90,7 @@ def test_a_backbones_prompts_are_kept_and_null_removes_them(prompted, tmp_path):
     np.testing.assert_array_equal(removed.encode(TEXTS[:3]), prompted.encode(TEXTS[:3], prompt=""))
 
 
-# -- In training -------------------------------------------------------------------------------------------------------
-
-
+# In training
 def store(encoder, texts, names, max_length=12):
     prompts = encoder.prompts_by_role(names)
     return TokenStore.build(texts, encoder.tokenizer, max_length, prompts)
@@ -179,8 +175,7 @@ def test_masking_leaves_the_prompt_alone(prompted):
     assert (chosen == texts).float().mean() > 0.9
 
 
-# -- Bad input ---------------------------------------------------------------------------------------------------------
-
+# Bad input
 NOT_A_PROMPT = "which is not a prompt of the encoder; it has "
 BAD_ENCODERS = {  # prompts, default_prompt_name, the message
     "a name that is empty": ({"": "x "}, None, "encoder.prompts has the name ''"),
@@ -235,9 +230,7 @@ def test_placeholders_of_sentence_transformers_are_no_prompts(prompted):
     assert found == {"anchor": "ask: ", "positive": "", "negative": ""}
 
 
-# -- In scoring and in the commands ------------------------------------------------------------------------------------
-
-
+# In scoring and in the commands
 def test_dev_scores_are_those_of_prompted_texts():
     prompted = Encoder("asset:mini", pooler="mean", prompts={"query": "question : "})
 

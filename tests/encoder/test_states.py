@@ -141,9 +141,7 @@ def test_a_backbone_without_attentions_is_named(tiny, monkeypatch):
     assert encoder.backbone.config._attn_implementation == kernel
 
 
-# -- Vectors of inner layers -----------------------------------------------------------------------------------------
-
-
+# Vectors of inner layers
 DEPTH = 3
 
 

@@ -90,9 +90,7 @@ def test_a_step_out_of_range(tiny_bert, step):
         Encoder(tiny_bert, max_length=10).encode(["the cat"], windows=step)
 
 
-# -- Spans -----------------------------------------------------------------------------------------------------------
-
-
+# Spans
 SPANNED = ["the cat sat on a mat", "the cat", "the cat sat on a red house the moon", "the cat ran"]
 
 

@@ -144,9 +144,7 @@ def test_qlora_by_the_slow_kernels_of_a_cpu(llama, tmp_path, monkeypatch):
     quantized_run(llama, tmp_path, weights, "cpu")
 
 
-# -- The kernel of attention -----------------------------------------------------------------------------------------
-
-
+# The kernel of attention
 @pytest.mark.parametrize(("given", "used"), [("auto", "cse_short_texts"), ("eager", "eager"), ("sdpa", "sdpa")])
 def test_it_is_chosen_by_name(tiny_bert, given, used):
     """`test_switch` and `test_states` compare what they compute."""

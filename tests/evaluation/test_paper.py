@@ -61,9 +61,7 @@ def test_the_plan_by_pencil():
     assert "princeton-nlp/datasets-for-simcse" in row["needs"]
 
 
-# -- A rehearsal, with random models of two layers and made-up rows ---------------------------------------------------
-
-
+# A rehearsal, with random models of two layers and made-up rows
 def sentence(draw):
     return " ".join(draw.choices(WORDS, k=draw.randint(4, 9)))
 

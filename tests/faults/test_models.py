@@ -22,9 +22,7 @@ WEIGHTS, SETTINGS, ABOUT = "model.safetensors", "sentence_bert_config.json", "co
 ENCODE = ["encode", "D", "t12.txt", "--out", "out.npy"]
 
 
-# -- What is done to D, a copy of ck/last -----------------------------------------------------------------------------
-
-
+# What is done to D, a copy of ck/last
 def removed(*names):
     def damage(folder):
         for name in names:
@@ -256,8 +254,7 @@ def test_static_vectors_of_an_unknown_word_are_zero(made, place):
     refuses("its static vectors are all 0", Encoder.load, "static")
 
 
-# -- Vectors on disk --------------------------------------------------------------------------------------------------
-
+# Vectors on disk
 SHARDS = ["encode", "ck/last", "texts.txt", "--out", "sh", "--shards", "4", "--save-every", "50"]
 MINE = ["mine", "--vectors", "sh", "--data", "texts.txt", "--out", "m.parquet"]
 
@@ -291,8 +288,7 @@ def test_a_damaged_shard_is_refused_and_mended(place, refused, capsys):
     assert "index.json cannot be read: its content is not the one that was written" in refused(*MINE)
 
 
-# -- Calls ------------------------------------------------------------------------------------------------------------
-
+# Calls
 MINED = ["mine", "ck/last", "--data", "texts.txt", "--out", "m.jsonl"]
 LINES = {
     "no index": ([*MINED, "--index", "foo"], "400 vectors of 256 dimensions: could not parse index string foo"),

@@ -118,9 +118,7 @@ def mutate(file, examples, work):
     assert {path: path.stat().st_mtime_ns for path in others} == {path: at.st_mtime_ns for path, at in others.items()}
 
 
-# -- A model -----------------------------------------------------------------------------------------------------------
-
-
+# A model
 @pytest.fixture(scope="module")
 def whole(tiny_bert, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mutations") / "whole"
@@ -150,8 +148,7 @@ def test_a_field_of_a_model(name, whole, tmp_path):
     check()
 
 
-# -- A run: what `cse eval report`, `cse push` and `cse train --resume` read ------------------------------------------
-
+# A run: what `cse eval report`, `cse push` and `cse train --resume` read
 RUN = {  # a file -> what reads it, and how often
     "ck/results.json": ("report card", 10),
     "ck/data.json": ("report card", 20),
@@ -252,9 +249,7 @@ def test_a_state_that_is_sealed_again(made, tmp_path):
         assert f"{state / 'state.json'} is damaged ({place[-1]} is " in str(refusal(load_progress, state, now))
 
 
-# -- Files that a command finds beside its output ----------------------------------------------------------------------
-
-
+# Files that a command finds beside its output
 def test_a_search_a_summary_and_a_manifest(tmp_path):
     from cse.evaluation.evaluators import mteb_adapter
     from cse.mining import command
@@ -274,9 +269,7 @@ def test_a_search_a_summary_and_a_manifest(tmp_path):
         mutate(tmp_path / name, 60, lambda reader=reader, name=name: reader(tmp_path / name))
 
 
-# -- Rows --------------------------------------------------------------------------------------------------------------
-
-
+# Rows
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl", "a.parquet", "a.txt.gz", "a.parquet.gz"])
 def test_a_file_of_rows(name, tmp_path, monkeypatch):
     import pyarrow
@@ -309,9 +302,7 @@ def test_a_file_of_rows(name, tmp_path, monkeypatch):
     mutate(file, 60, read)
 
 
-# -- Vectors -----------------------------------------------------------------------------------------------------------
-
-
+# Vectors
 @pytest.mark.parametrize("name", ["index.json", "b.npy", "b.npy.sha256", "sealed"])
 def test_a_file_of_vectors(name, tmp_path):
     from cse.inference.shards import open_vectors
@@ -340,9 +331,7 @@ def test_a_file_of_vectors(name, tmp_path):
             refusal(lambda: np.asarray(open_vectors(tmp_path)))
 
 
-# -- Weights -----------------------------------------------------------------------------------------------------------
-
-
+# Weights
 def test_the_header_of_weights(whole, tmp_path):
     folder, _, _ = whole
     model = Path(shutil.copytree(folder, tmp_path / "D"))

@@ -106,9 +106,7 @@ def test_nan_in_parquet_is_a_missing_cell(place):
     assert data.report["blank"] == 1
 
 
-# -- Resuming a run whose data, recipe or state changed ---------------------------------------------------------------
-
-
+# Resuming a run whose data, recipe or state changed
 def edited(file: str, old: str, new: str):
     def edit() -> None:
         text = Path(file).read_text()
@@ -169,8 +167,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix != ".lock"}
 
 
-# -- The cache ---------------------------------------------------------------------------------------------------------
-
+# The cache
 DAMAGE = ["[]", "{}", "", "{", "null", "[" * 100_000, '{"sum": 1}']
 
 
@@ -205,8 +202,7 @@ def test_damaged_json_of_the_cache_is_made_again(damage, place, monkeypatch, cap
     assert caplog.text.count("is damaged; building it again") == 8
 
 
-# -- Endpoints and secrets ---------------------------------------------------------------------------------------------
-
+# Endpoints and secrets
 ASK = ["feedback", "score", "--model", "openai:m", "--data", "scored.csv", "--columns", "text_a", "text_b"]
 ASK += ["--out", "f.jsonl", "--cache", "answers", "--base-url"]
 PUSH = ["push", "ck/last", "me/name", "--dry-run", "--license"]

@@ -99,9 +99,7 @@ def test_a_gap_that_stays_is_seen_and_lists_have_texts():
             parse("write", text, {})
 
 
-# -- Prompts ---------------------------------------------------------------------------------------------------------
-
-
+# Prompts
 def test_every_prompt_loads_and_shows_examples_as_turns_before_the_question():
     loaded = prompts.load()
     assert set(loaded) == set(prompts.FIELDS) == set(SCHEMAS)
@@ -168,9 +166,7 @@ def test_a_file_that_is_no_prompt_is_named(tmp_path, changes):
     refuses(r"own\.yaml|temperature", prompts.load, [own_prompt(tmp_path, **changes)])
 
 
-# -- Masking ---------------------------------------------------------------------------------------------------------
-
-
+# Masking
 def test_masks_by_counting():
     """ceil(rate x words) words go; gaps side by side are one or not, by half, as the words around them tell."""
     words = [f"w{i}" for i in range(10)]

@@ -82,9 +82,7 @@ def test_who_waits_is_woken_when_the_job_ends():
         meter.admit(0, 0)
 
 
-# -- The store -------------------------------------------------------------------------------------------------------
-
-
+# The store
 def test_answers_come_back_and_the_first_stays(tmp_path):
     path = tmp_path / "a" / "answers.sqlite"
     first = Reply('{"x": "ü"}', "length", 3, 4, True, "2026-01-02T03:04:05Z")

@@ -35,9 +35,7 @@ def by_hand(encoder, texts) -> np.ndarray:
     return np.concatenate([encoder.encode(texts[i : i + BLOCK]) for i in range(0, len(texts), BLOCK)])
 
 
-# -- What it writes --------------------------------------------------------------------------------------------------
-
-
+# What it writes
 def test_the_file_is_what_numpy_saves(encoder, file, tmp_path):
     shape = encode(encoder, TextFile.scan(str(file)), tmp_path / "v.npy", precision="fp32", save_every=BLOCK)
     texts = lines(43)
@@ -105,9 +103,7 @@ def test_blocks_end_at_rows_and_letters_wherever_one_begins(tmp_path, monkeypatc
         assert [block.texts for block in texts.blocks(4, skip=sum(map(len, blocks[:i])))] == blocks[i:]
 
 
-# -- Killed ----------------------------------------------------------------------------------------------------------
-
-
+# Killed
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
 @pytest.mark.parametrize("torn", [b"", b"half a row of the next"])
 def test_killed_after_any_block_it_goes_on_to_the_same_bytes(encoder, file, tmp_path, monkeypatch, suffix, torn):
@@ -180,9 +176,7 @@ def test_the_hash_sees_whatever_a_vector_depends_on(tiny_bert):
     assert model_hash(plain) == prints[0]
 
 
-# -- Memory ----------------------------------------------------------------------------------------------------------
-
-
+# Memory
 class Wide:
     """Encodes at once into many dimensions."""
 

@@ -80,9 +80,7 @@ def test_windows_of_long_texts(bert):
     assert np.abs(onnx.encode(long, windows=room) - onnx.encode(long)).max() > 1e-3
 
 
-# -- The same vectors ------------------------------------------------------------------------------------------------
-
-
+# The same vectors
 def test_template_mean_head_whitening_and_unit_length(bert):
     encoder, folder = bert
     assert_same(OnnxEncoder(folder / "onnx"), encoder)
@@ -168,9 +166,7 @@ def test_the_harness_scores_an_export(bert, tmp_path):
     assert model_hash(tmp_path / "onnx") != model.sha256
 
 
-# -- int8 ------------------------------------------------------------------------------------------------------------
-
-
+# int8
 def _as_exported(folder, monkeypatch) -> None:
     """Spare the tracing: what is written is a copy of an earlier export."""
 
@@ -199,9 +195,7 @@ def test_int8_says_what_it_costs(bert, tmp_path, monkeypatch, capsys):
     assert "cse eval compare" in said
 
 
-# -- What is refused -------------------------------------------------------------------------------------------------
-
-
+# What is refused
 def test_a_graph_that_gives_other_vectors_is_not_written(bert, tiny_bert, tmp_path, monkeypatch):
     _, folder = bert
     _as_exported(folder / "onnx", monkeypatch)

@@ -35,9 +35,7 @@ def whole(encoder, file, out):
     return np.load(out)
 
 
-# -- Which part -------------------------------------------------------------------------------------------------------
-
-
+# Which part
 def test_shards_are_counted_from_one_and_share_all_pieces():
     for pieces in range(1, 30):
         for of in range(1, 9):
@@ -96,9 +94,7 @@ def test_a_launcher_whose_numbers_do_not_fit(variables, monkeypatch):
     refuses(r"(?s)cannot be shared.*fix: give --shard|--shards is 16, and 17 processes", chosen, None, 16)
 
 
-# -- What is written --------------------------------------------------------------------------------------------------
-
-
+# What is written
 @pytest.mark.parametrize("of", [1, 4, 11])
 def test_all_shards_are_the_one_file(encoder, file, tmp_path, of):
     want = whole(encoder, file, tmp_path / "v.npy")
@@ -228,9 +224,7 @@ def test_the_command_says_what_is_missing(tiny_bert, file, tmp_path, capsys):
     assert not missing(tmp_path / "v")
 
 
-# -- Processes that are killed ----------------------------------------------------------------------------------------
-
-
+# Processes that are killed
 @pytest.mark.slow
 def test_two_processes_write_four_shards_although_one_is_killed(tiny_bert, tmp_path):
     """The processes of one command; the second run finishes what the first one left."""

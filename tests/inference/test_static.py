@@ -89,9 +89,7 @@ def test_the_command(tiny_bert, tmp_path, capsys):
     assert not found[3:].any()  # an unknown word, and no word, have no direction
 
 
-# -- As a checkpoint --------------------------------------------------------------------------------------------------
-
-
+# As a checkpoint
 def save_static(tokenizer, folder, *, dense=0, normalize=False, **options):
     """A StaticEmbedding of random vectors, special tokens too, as sentence-transformers saves one; returns both."""
     rust = Tokenizer.from_file(f"{tokenizer}/tokenizer.json")

@@ -46,8 +46,7 @@ def test_scincls_bands_of_the_authors_program(name):
         assert lower == 0 or (np.sort(shifted, 1) != np.sort(want, 1)).any()
 
 
-# -- By pencil: the anchor at 0 degrees, its positive at 30, the pool at 10, 20, ... 80 -------------------------------
-
+# By pencil: the anchor at 0 degrees, its positive at 30, the pool at 10, 20, ... 80
 POOL = circle(10, 20, 30, 40, 50, 60, 70, 80)
 QUERY = queries(circle(0), circle(30))
 
@@ -91,9 +90,7 @@ def test_ranks_are_counted_without_what_is_banned():
     assert beyond.counts["same_text"] == 1  # what lies beyond the last rank was kept out by nothing
 
 
-# -- Against loops ---------------------------------------------------------------------------------------------------
-
-
+# Against loops
 def slow(anchor, positive, pool, banned, first, last, margin, k):
     """Rows of one anchor by sorting all cosines in float64."""
     cosine = pool.astype(np.float64) @ anchor.astype(np.float64)
@@ -126,9 +123,7 @@ def test_every_anchor_of_a_cloud(cloud, monkeypatch, index, first, last, margin)
     assert 0 < sum(row.count(-1) for row in want) < 160 or first == 1
 
 
-# -- Which texts are no negatives of which ---------------------------------------------------------------------------
-
-
+# Which texts are no negatives of which
 def test_single_rows_and_a_pool_of_one_text():
     corpus = Corpus([Example(("b",)), Example(("z",))], ["a", "B.", "c", "a", "  "])
     assert list(corpus.texts) == ["a", "B.", "c", "b", "z"]
@@ -184,9 +179,7 @@ def test_a_pool_on_disk_is_searched_in_memory_that_does_not_grow_with_it(tmp_pat
     assert np.allclose(cosine, -np.sort(-scores, axis=1)[:, :4], rtol=1e-5)
 
 
-# -- Random rows outside the nearest ---------------------------------------------------------------------------------
-
-
+# Random rows outside the nearest
 @pytest.mark.parametrize("name", cases("scincl", has="pool"))
 def test_scincls_easy_negatives_lie_where_those_of_the_authors_program_do(name):
     about, data = load("scincl", name)

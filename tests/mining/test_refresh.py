@@ -154,9 +154,7 @@ def test_what_is_refused(options, named):
     refuses(named, RefreshNegatives, miner=TopK(), **options)
 
 
-# -- Unequal numbers of views on several processes -------------------------------------------------------------------
-
-
+# Unequal numbers of views on several processes
 def test_a_batch_is_widened_by_views_that_are_not_there(tiny_bert):
     encoder = Encoder(tiny_bert)
     examples = [Example(("the cat", "a cat")), Example(("the dog", "a dog", "red sun"))]

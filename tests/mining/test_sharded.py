@@ -27,9 +27,7 @@ def in_shards(vectors, folder, ends):
         np.save(folder / each["file"], part)
 
 
-# -- From shards ------------------------------------------------------------------------------------------------------
-
-
+# From shards
 def test_a_folder_of_shards_is_mined_as_one_file(place):
     options = ("--positives", "3", "5", "--ranks", "9", "10", "--k", "2", "--easy", "4")
     want = mined(*options)
@@ -45,9 +43,7 @@ def test_codes_are_not_vectors(place, capsys):
     assert "--vectors codes has codes of one byte (int8)" in capsys.readouterr().err
 
 
-# -- Into shards ------------------------------------------------------------------------------------------------------
-
-
+# Into shards
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr("cse.mining.command.CHUNK", 4)
@@ -94,9 +90,7 @@ def test_a_folder_of_another_job_is_refused(place, small_blocks, capsys, options
     assert sorted(place.rglob("*")) == before
 
 
-# -- Several indexes --------------------------------------------------------------------------------------------------
-
-
+# Several indexes
 @pytest.fixture
 def pool(tmp_path):
     """Vectors on disk, in groups as texts are, with an index for each 200 rows."""

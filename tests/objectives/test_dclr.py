@@ -70,8 +70,7 @@ def test_the_complement_decides_which_negatives_are_removed(tiny_bert):
     assert output.metrics["removed"] * 4 == (others > objective.threshold).sum() == 6
 
 
-# -- Weights of rows, against slow loops -------------------------------------------------------------------------------
-
+# Weights of rows, against slow loops
 ROWS, NOISE = (torch.randn(*size, 8, dtype=torch.float64, generator=torch_rng("dclr")) for size in ((5, 2), (3,)))
 
 
@@ -109,9 +108,7 @@ def test_the_noise_does_not_see_a_row_of_weight_0():
     assert got.item() == pytest.approx(-logits_of(2, moved).log_softmax(0)[2].item(), rel=1e-9)
 
 
-# -- MultiCSR, whose third stage is DCLR without noise and with hard negatives ----------------------------------------
-
-
+# MultiCSR, whose third stage is DCLR without noise and with hard negatives
 @pytest.mark.parametrize("form", ["weighted_logits", "removal"])
 @pytest.mark.parametrize("name", cases("multicsr"))
 def test_every_case_of_multicsr(name, form):

@@ -31,9 +31,7 @@ def loss_of(objective, query, candidate, **fields):
     return objective.loss(query, candidate, batch_of(*query.shape[:2], **fields))
 
 
-# -- Against the authors' programs -------------------------------------------------------------------------------------
-
-
+# Against the authors' programs
 @pytest.mark.parametrize("name", cases("momentum", "mocose"))
 def test_every_loss_of_mocose(name):
     """The gradient of the anchors; theirs also reaches the keys."""
@@ -74,9 +72,7 @@ def test_every_schedule_of_mocose(name):
     assert got == pytest.approx(about["decays"], rel=1e-9)
 
 
-# -- By hand, and in limits --------------------------------------------------------------------------------------------
-
-
+# By hand, and in limits
 def test_the_hardest_under_a_ceiling_by_a_slow_loop():
     cosine = torch.rand(6, 20)
     for hardest, ceiling in ((3, None), (3, 0.6), (None, 0.5), (25, 0.5), (30, None)):
@@ -86,9 +82,7 @@ def test_the_hardest_under_a_ceiling_by_a_slow_loop():
             assert sorted((c for c, there in zip(row, chosen, strict=True) if there), reverse=True) == kept
 
 
-# -- From tokens -------------------------------------------------------------------------------------------------------
-
-
+# From tokens
 def built(backbone, **arguments):
     encoder, objective = set_up(backbone, Momentum(**arguments), scale=5, head="mlp", pooler="mean")
     return encoder.double(), objective.double()

@@ -82,8 +82,6 @@ class Answer(Exception):
 
 
 # Repositories
-
-
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n"
 ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 
@@ -195,8 +193,6 @@ SIGNATURE = "X-Amz-Signature=0123456789abcdef"
 
 
 # Who asks, and for what
-
-
 def sender(ask: Handler) -> User | None:
     token = (ask.headers.get("Authorization") or "").removeprefix("Bearer ")
     if token and token not in ask.hub.users:
@@ -239,8 +235,6 @@ def at(repository: Repository, revision: str) -> str:
 
 
 # Routes
-
-
 def whoami(ask: Handler) -> object:
     user = signed_in(ask)
     organizations = [{"type": "org", "name": name, "roleInOrg": "write"} for name in user.organizations]
@@ -350,8 +344,6 @@ def _blob(ask: Handler, repository: Repository, item: dict[str, Any]) -> Blob:
 
 
 # Large files
-
-
 def batch(ask: Handler, repo: str) -> object:
     repository, asked = readable(ask, repo), json.loads(ask.body)
     signed_in(ask)
@@ -375,8 +367,6 @@ def put(ask: Handler, repo: str, oid: str) -> object:
 
 
 # Downloads
-
-
 def resolve(ask: Handler, repo: str, rev: str, path: str) -> object:
     repository = readable(ask, repo)
     sha = at(repository, rev)
@@ -418,8 +408,6 @@ ROUTES: list[tuple[str, str, Callable[..., object]]] = [
 
 
 # HTTP
-
-
 class HubServer:
     """A Hub on 127.0.0.1, on which all .safetensors are large files."""
 

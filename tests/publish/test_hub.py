@@ -66,8 +66,6 @@ def published_once(hub, best, verified):
 
 
 # What goes
-
-
 def test_the_repository_holds_the_model_in_one_commit(hub, best, verified):
     upload = push(best, "me/encoder")
     repository = hub.repositories["me/encoder"]
@@ -153,8 +151,6 @@ def test_files_of_the_model_before_go_and_others_stay(published_once, best, tmp_
 
 
 # Where it goes
-
-
 def test_private_is_asked_for(hub, best, verified):
     push(best, "team/encoder", private=True)
     assert hub.repositories["team/encoder"].private
@@ -232,8 +228,6 @@ def test_results_are_found_in_the_run(tmp_path):
 
 
 # A second time
-
-
 def test_what_is_there_is_not_sent_again(published_once, best, hub):
     upload = push(best, "me/encoder")
     assert not upload.changed
@@ -261,8 +255,6 @@ def test_someone_elses_commit_is_not_overwritten(published_once, best, hub, monk
 
 
 # What stands in the way
-
-
 def test_a_bad_name_is_refused_with_what_is_wrong(best):
     for repo, wrong in (("encoder", "the owner is missing"), ("me/a b", "alphanumeric"), ("me/name.git", r"\.git")):
         refuses(rf"{wrong}(.|\n)*fix: give owner/name", push, best, repo)
@@ -305,8 +297,6 @@ def test_a_refusal_is_given_in_the_hubs_words_without_the_token(hub, best, verif
 
 
 # What breaks
-
-
 @pytest.mark.parametrize("what", [503, 429, "cut"])
 def test_a_hub_that_is_busy_is_said(hub, best, verified, what):
     hub.fail("GET", "whoami", what)

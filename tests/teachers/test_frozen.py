@@ -68,9 +68,7 @@ def test_it_is_frozen_hidden_and_stays_in_evaluation_mode(tiny_bert):
     assert not any(p.requires_grad for p in teacher.encoder.parameters())
 
 
-# -- A teacher that reads texts ----------------------------------------------------------------------------------------
-
-
+# A teacher that reads texts
 @pytest.fixture
 def other_words(tiny_bert, tmp_path):
     """A model of another architecture and vocabulary than the encoder."""

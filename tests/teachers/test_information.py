@@ -125,9 +125,7 @@ def test_scores_of_other_teachers_are_cosines(tiny_bert):
     np.testing.assert_allclose(got[:, 0], (unit * unit[::-1]).sum(1), atol=1e-5)
 
 
-# -- In a run ----------------------------------------------------------------------------------------------------------
-
-
+# In a run
 def test_a_run_learns_from_it(taught, tiny_bert, tmp_path):
     run = make_run(tmp_path, tiny_bert, objective=cse.PccTuning(teacher=taught()), max_steps=2, evaluator=False)
     run.source = cse.NearTexts(miner=cse.TopK(last=3), k=2, precision="fp32")
@@ -146,9 +144,7 @@ def test_who_asks_for_vectors_is_refused_before_anything_is_written(taught, tiny
     assert not run.folder.exists()
 
 
-# -- What is refused ---------------------------------------------------------------------------------------------------
-
-
+# What is refused
 @pytest.mark.parametrize(
     "template", ["{a} alone", "{b} alone", "{b} before {a}", "{a}{b}", "{a} or {a} and {b}", "{a} or {b} and {b}"]
 )

@@ -67,9 +67,7 @@ import cse.training.start
     assert done.returncode == 0, done.stderr
 
 
-# -- The time of dev scoring -----------------------------------------------------------------------------------------
-
-
+# The time of dev scoring
 def test_a_long_run_is_told_at_its_first_evaluation(tiny_bert, tmp_path, capsys):
     """2,000 steps of 0.5 s, and 9 evaluations of 20 s: 180 of 1,180 s; 5 of them are 100 of 1,100 s."""
     run, console = make_run(tmp_path, tiny_bert, eval_every=250), Console()
@@ -92,9 +90,7 @@ def test_the_interval_is_the_shortest_that_suffices():
     assert spacing(10.0, 179.0, 20) == "an evaluator with fewer texts takes less time"
 
 
-# -- Trackers --------------------------------------------------------------------------------------------------------
-
-
+# Trackers
 @pytest.mark.parametrize(
     ("name", "line"),
     [

@@ -115,9 +115,7 @@ def test_ctrl_c_on_one_process_stops_both_and_resumes_exactly(two_processes, tin
     assert_same(cut, whole)
 
 
-# -- Whole runs ------------------------------------------------------------------------------------------------------
-
-
+# Whole runs
 MINED = {**REFRESH, "init_args": {**REFRESH["init_args"], "precision": "fp32"}}
 QUEUE = {"class_path": "cse.objectives.momentum.Momentum", "init_args": {"queue_size": 12}}
 

@@ -128,9 +128,7 @@ def test_what_cannot_be_cached_is_refused_by_the_name_of_the_option(tiny_bert, t
         Settings(chunk_size=2, chunk_tokens=9)
 
 
-# -- A queue, and a copy that follows --------------------------------------------------------------------------------
-
-
+# A queue, and a copy that follows
 def build(folder, backbone, *, objective=None, encoder=None, **more):
     """A run on triplets."""
     seed_dropout(1)

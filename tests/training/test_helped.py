@@ -180,9 +180,7 @@ def test_two_processes_merge_and_compare_as_one(two_processes, embedder, tmp_pat
         assert b["before"] == pytest.approx(a["before"], abs=1e-6)
 
 
-# -- What distillation kept ------------------------------------------------------------------------------------------
-
-
+# What distillation kept
 @pytest.fixture
 def teacher(tiny_bert, tmp_path):
     Encoder(tiny_bert, pooler="mean").save(tmp_path / "teacher")

@@ -65,9 +65,7 @@ def assert_near(got, want, rtol=1e-8):
         torch.testing.assert_close(got[name], gradient, rtol=rtol, atol=rtol * largest)
 
 
-# -- Computed again ----------------------------------------------------------------------------------------------------
-
-
+# Computed again
 @pytest.mark.parametrize("chunk_size", [None, 3])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("lora", [False, True])
@@ -94,9 +92,7 @@ def test_the_prefix_of_a_template_is_shared_in_evaluation_only(backbones):
     assert encoder.eval().shares_prefix()
 
 
-# -- Compiled ----------------------------------------------------------------------------------------------------------
-
-
+# Compiled
 def test_buckets():
     """Each is reached, none is exceeded, and padding is less than 16 tokens or a third of the row."""
     assert [bucket(n) for n in (1, 16, 17, 48, 49, 65, 96, 97, 129, 200, 257, 512)] == [
@@ -149,8 +145,7 @@ def test_a_compiled_run_resumes(tiny_bert, tmp_path):
         assert got == pytest.approx(want, rel=1e-3)
 
 
-# -- Refusals ----------------------------------------------------------------------------------------------------------
-
+# Refusals
 PROMPTS, CUT = {"adapter": SoftPrompts(length=2)}, {"dropout": Dropout(token_cutoff=0.2)}
 REFUSED = [  # the option, the kind of backbone, arguments of the encoder, what is said
     ("compile", "bert", PROMPTS, "a compiled layer would not see the soft prompts"),

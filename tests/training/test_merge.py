@@ -129,9 +129,7 @@ def test_the_command_merges_and_scores(pair, tmp_path, capsys):
     assert capsys.readouterr().out.count("scored ") == 3
 
 
-# -- The mean in a run: scored as it is exported, and exact after a resumption ---------------------------------------
-
-
+# The mean in a run: scored as it is exported, and exact after a resumption
 def build(backbone, kind="whole"):
     torch.manual_seed(3)
     return Encoder(backbone, adapter=Lora(rank=2, alpha=6, targets=["query"]) if kind == "lora" else None)

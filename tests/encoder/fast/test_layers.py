@@ -132,9 +132,7 @@ def test_scoring_sees_what_an_optimizer_did(tiny_bert):
     assert (after != before).any()
 
 
-# -- Dropout ---------------------------------------------------------------------------------------------------------
-
-
+# Dropout
 @pytest.mark.parametrize("probability", [0.1, 0.3, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_share_dropped_and_the_expectation(probability, dtype):
@@ -189,9 +187,7 @@ def test_subclasses_are_left_alone():
     assert [type(m) for m in model] == [Own, FastDropout]
 
 
-# -- One token of the last layer; `test_switch` compares what comes of it --------------------------------------------
-
-
+# One token of the last layer; `test_switch` compares what comes of it
 IDS = torch.tensor([[2, 5, 6, 7, 3], [2, 8, 3, 0, 0], [2, 5, 5, 3, 0]])
 MASK = (IDS != 0).long()
 

@@ -98,9 +98,7 @@ def test_loading_an_encoder_sets_it_unless_it_is_given_or_the_switch_is_off(monk
     assert os.environ.get(NAME) == want
 
 
-# -- A prefix that is shared -----------------------------------------------------------------------------------------
-
-
+# A prefix that is shared
 TEMPLATE = "the cat sat on a {text} mat dog"
 
 
