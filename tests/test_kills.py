@@ -1,9 +1,9 @@
 """Commands are killed at random moments: afterwards the same command, or --resume, gives what an unbroken run gives."""
 
+import contextlib
 import copy
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +26,12 @@ TOKEN = "hf_of_nobody"
 SHARDS = "encode ck texts.txt --out out --shards 4 --save-every 4"
 OFTEN = f"{TRAIN} --trainer.max_steps=12 --trainer.save_every=1"  # while a step is taken, a state is written
 KILLED = {**COMMANDS, "encode in shards": (SHARDS, "out"), "train with a state a step": (OFTEN, "out")}
-OF_TWO = 4  # kills of a training by two processes: of the one that started them, and of one of them, in turn
+KILLS_OF_TWO = 4  # of each command of two processes: of the one that started them, and of one of them, in turn
+OF_TWO = {
+    "train": (f"{TRAIN} --trainer.max_steps=60 --resume auto --processes 2", "out"),
+    "encode": ("encode ck texts.txt --out out --shards 4 --save-every 4 --processes 2", "out"),
+    "mine": ("mine ck --data texts.txt --out out.parquet --processes 2", "out.parquet"),
+}
 
 pytestmark = pytest.mark.slow
 
@@ -67,28 +72,38 @@ def test_killed_and_run_again(name, place, forks, tmp_path):
     assert killed == KILLS
 
 
-def test_a_training_by_two_processes_that_is_killed_and_resumed(place, tmp_path):
-    """Whoever is killed, the others end too, and what was saved continues to the same bytes."""
-    draw, folder = random.Random("kills of two"), tmp_path / "here"
+@pytest.mark.parametrize("name", OF_TWO)
+def test_two_processes_of_which_one_is_killed_and_the_command_run_again(name, place, tmp_path):
+    """Whoever is killed, the others end too, and the same command gives the bytes that it gives unbroken."""
+    line, out = OF_TWO[name][0].split(), OF_TWO[name][1]
+    draw, folder = random.Random(f"kills of two: {name}"), tmp_path / "here"
     prepared(place, folder)
-    line = ["train", "tiny.yaml", "--run-dir", "out", "--resume", "auto", "--processes", "2", "--trainer.max_steps=60"]
+    begun = time.monotonic()
     assert start_in(folder, *line).wait() == 0
-    want = content(folder / "out")
-    for kill in range(OF_TWO):
-        shutil.rmtree(folder / "out")
+    seconds, want = time.monotonic() - begun, content(folder / out)
+    assert want
+    killed = 0
+    for kill in range(8 * KILLS_OF_TWO):
+        prepared(place, folder)
+        others = content(folder)
         job = start_in(folder, *line)
-        wait_for(job, folder / "out" / "metrics.jsonl", draw.randrange(1, 20))  # of 31 lines
-        time.sleep(0.05 * draw.random())
-        workers = children(job)
-        assert job.poll() is None
-        os.kill(workers[-1] if kill % 2 else job.pid, signal.SIGKILL)
-        assert job.wait() != 0
+        workers = wait_for_children(job)
+        time.sleep(seconds * draw.uniform(0.2, 0.9))  # imports take the first part
+        with contextlib.suppress(ProcessLookupError):  # it may have ended
+            os.kill(workers[-1] if kill % 2 else job.pid, signal.SIGKILL)
+        if job.wait() == 0:
+            continue
+        killed += 1
         deadline = time.monotonic() + 120
         while any(Path(f"/proc/{worker}/cmdline").exists() and alive(worker) for worker in workers):
             assert time.monotonic() < deadline, "a worker outlives the others"
             time.sleep(0.1)
+        assert {key: value for key, value in content(folder).items() if key in others} == others
         assert start_in(folder, *line).wait() == 0
-        assert content(folder / "out") == want, f"kill {kill}"
+        assert content(folder / out) == want, f"kill {kill} of {name}"
+        if killed == KILLS_OF_TWO:
+            break
+    assert killed == KILLS_OF_TWO
 
 
 def start_in(folder, *line):
@@ -104,11 +119,12 @@ def start_in(folder, *line):
     )
 
 
-def wait_for(job, file, lines):
-    """Wait until a file that the job writes has so many lines."""
-    while not file.exists() or len(file.read_text().splitlines()) < lines:
+def wait_for_children(job):
+    """The two processes that a command starts."""
+    while len(found := children(job)) < 2:
         assert job.poll() is None
         time.sleep(0.01)
+    return found
 
 
 def alive(process):
