@@ -174,7 +174,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
         "launch.PARENT_SECONDS = launch.SAVE_SECONDS = 0.1\n"
         "if launch.PARENT in os.environ:\n"
         "    import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN) if sys.argv[1] == '1' else None\n"
-        "    launch.end_with_parent(); print(os.getpid(), flush=True); time.sleep(3600)\n"
+        "    launch.end_with_parent(); os.write(1, b'%d\\n' % os.getpid()); time.sleep(3600)\n"
         "os.environ[launch.PARENT] = str(os.getpid())\n"
         "for i in '01': subprocess.Popen([sys.executable, __file__, i])\n"
         "time.sleep(3600)\n"
