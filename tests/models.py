@@ -22,6 +22,8 @@ MORE: dict[str, dict[str, Any]] = {  # what an architecture needs beside its siz
     "gemma": {"num_key_value_heads": 1, "head_dim": 8},
 }
 
+OF_WIKI = {"mixture": "wiki", "lwf": "general"}  # the source of a recipe that is fetched
+
 
 def save_words(words: list[str], folder: Path) -> Path:
     """Save a word-level tokenizer of these words, with the tokens and the ends of BERT; returns the folder."""

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cse.adapting.material import Material, evaluator, prepare
-from cse.adapting.ways import BATCH, EPOCHS, MINED, Way, ways
+from cse.adapting.ways import BATCH, EPOCHS, GENERAL, MINED, Way, ways
 from cse.api import train
 from cse.console import quiet, say
+from cse.data.datasets import Texts
 from cse.encoder.kinds import detect
 from cse.errors import UserError
 from cse.evaluation.before_after import general_search
@@ -62,12 +63,14 @@ def adapt(
     out: str | Path = "adapted",
     columns: Sequence[str] | None = None,
     label_column: str | None = None,
+    general: str | None = None,
     seed: int = 42,
 ) -> Adapted:
     """Make a sentence encoder better on your text, no worse elsewhere, and prove it.
 
     Rows are divided into train, dev and test by groups that share a text. The ways that fit are tried for equal
-    shares of the budget; the best on dev is trained for the rest of it and merged with the start. Of those that do
+    shares of the budget, every other step on general text, where the vectors of the start are to be kept
+    (arXiv:1606.09282). The best on dev is trained for the rest of it and merged with the start. Of those that do
     not lose on the general sets, STS and search in another field, and whose gain on dev is the best or close to it,
     the one is taken that has lost least there. The test rows are read once, to compare it with the start. After a
     kill, the same call resumes.
@@ -79,13 +82,16 @@ def adapt(
         out: The folder to write.
         columns: The columns of texts: two for pairs. None: recognized by name.
         label_column: The column of labels. None: recognized by name.
+        general: Text of many subjects, on which the encoder is to stay as it is: a file, `asset:NAME` or Hub id. None:
+            sentences of the English Wikipedia, fetched once, and none where they cannot be fetched.
         seed: The seed of the division and of every run.
 
     Raises:
         UserError: The data cannot be divided, the encoder is none, or the budget is too short for one trial.
     """
-    asked = {"data": str(data), "encoder": encoder, "budget": budget, "seed": seed}
-    return _Adaptation(asked | {"columns": list(columns or []), "label_column": label_column}, Path(out)).run()
+    asked: dict[str, Any] = {"data": str(data), "encoder": encoder, "budget": budget, "seed": seed}
+    asked |= {"columns": list(columns or []), "label_column": label_column, "general": general}
+    return _Adaptation(asked, Path(out)).run()
 
 
 class _Adaptation:
@@ -115,6 +121,7 @@ class _Adaptation:
         self.dev, self.select = evaluator(self.material.kind, self.rows, "dev")
         self.test, _ = evaluator(self.material.kind, self.rows, "test")
         self.log = io.StringIO()
+        self.general = self._general(asked["general"])
 
     def run(self) -> Adapted:
         """All steps."""
@@ -189,7 +196,7 @@ class _Adaptation:
 
     def _plan(self) -> tuple[list[Way], float]:
         """The ways to try and the steps that the budget allows; a time is measured once, and kept."""
-        found = ways(self.material, self.rows)
+        found = ways(self.material, self.rows, general=self.general)
         if self.budget.in_steps:
             total = most = self.budget.amount
         else:
@@ -197,7 +204,8 @@ class _Adaptation:
             total = most = self.budget.amount / speed
         if self.material.kind == "pairs":
             rows = int(most) * BATCH
-            found = ways(self.material, self.rows, limit=rows if rows < self.material.train else None)
+            limit = rows if rows < self.material.train else None
+            found = ways(self.material, self.rows, general=self.general, limit=limit)
             found = [way for way in found if not way.mined or self._mined(rows)]
         if not self.budget.in_steps:
             scoring = SCORINGS * self._measured("scoring", lambda: 0.0)
@@ -210,6 +218,20 @@ class _Adaptation:
                 f"{found[0].batch} rows\nfix: give a longer budget, or a smaller encoder"
             )
         return found, total
+
+    def _general(self, asked: str | None) -> str | None:
+        """Text on which the encoder is to stay as it is; what was found to be there once is used again."""
+        if "general" not in self.state:
+            try:
+                with redirect_stdout(self.log):
+                    Texts(asked or GENERAL, limit=2)
+                self.state["general"] = asked or GENERAL
+            except UserError as error:
+                if asked:
+                    raise
+                say("general", f"no text to stay the same on: {str(error).splitlines()[0]}")
+                self.state["general"] = None
+        return str(self.state["general"]) if self.state["general"] else None
 
     def _best(self, found: Sequence[Way], total: float) -> tuple[Way, float]:
         """Try the ways for equal steps, the first ones alone where the budget is short; returns what this took, too.
@@ -228,8 +250,8 @@ class _Adaptation:
 
     def _probe(self, way: Way) -> float:
         """Seconds of a step."""
-        run = self._train(way, PROBE, "probe", ["--evaluator=null", f"--trainer.eval_every={PROBE // 2}"])
-        return 1 / float(json_lines(run / "metrics.jsonl")[-1]["steps_per_s"])
+        run = self._train(way, PROBE, "probe", ["--evaluator=null", f"--trainer.eval_every={PROBE // 2 * way.each}"])
+        return way.each / float(json_lines(run / "metrics.jsonl")[-1]["steps_per_s"])
 
     def _measured(self, what: str, measure: Callable[[], float]) -> float:
         """Seconds that something takes, which are measured once, and kept."""
@@ -272,6 +294,7 @@ class _Adaptation:
         """Train a way, or continue it; returns the run's folder."""
         folder = self.folder / name
         given = ["--encoder", self.encoder, *way.options, *self.select, "--trainer.initial_weights=ignore"]
+        steps *= way.each
         given = [*given, f"--trainer.max_steps={steps}", f"--trainer.warmup_steps={steps // 10}", f"--seed={self.seed}"]
         given = [*given, *more]
         if name != "probe":

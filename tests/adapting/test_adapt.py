@@ -12,6 +12,12 @@ from cse.adapting.material import evaluator, halves, prepare
 from tests.conftest import WORDS
 
 
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch, tmp_path):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("CSE_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module")
 def start(tiny_bert, tmp_path_factory):
     folder = tmp_path_factory.mktemp("start") / "encoder"
@@ -28,6 +34,9 @@ def texts(count, width=4):
 def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
+
+
+GENERAL = [{"text": text} for text in texts(100, 6)]
 
 
 def pairs(count=120):
@@ -96,7 +105,9 @@ def test_rows_that_are_of_no_use(start, tmp_path, capsys, name):
 def test_a_budget_that_is_too_short(start, tmp_path, capsys):
     data = write(tmp_path / "rows.jsonl", pairs())
     assert cli.main(["adapt", data, "--encoder", start, "--out", str(tmp_path / "out"), "--budget", "4steps"]) == 2
-    assert "--budget 4steps is too short: it has 4 steps of 64 rows" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "--budget 4steps is too short: it has 4 steps of 64 rows" in said.err
+    assert "general    no text to stay the same on: asset:wiki" in said.out  # which cannot be fetched here
 
 
 def outcome(folder):
@@ -108,18 +119,20 @@ def outcome(folder):
 def adapted(start, tmp_path_factory):
     """An adaptation on pairs that share no word by chance, so that there is much to learn."""
     folder = tmp_path_factory.mktemp("adapted")
-    data = write(folder / "rows.jsonl", pairs())
-    return data, cse.adapt(data, encoder=start, budget="150steps", out=folder / "out")
+    data, general = write(folder / "rows.jsonl", pairs()), write(folder / "general.jsonl", GENERAL)
+    return data, general, cse.adapt(data, encoder=start, budget="150steps", out=folder / "out", general=general)
 
 
 def test_what_is_written(adapted, start):
-    _, found = adapted
+    *_, found = adapted
     steps, report = outcome(found.folder)
     assert {"start", "trained", "contrast-6e-5", "near-6e-5"} <= steps.keys()
     assert json.loads((found.folder / "adapt.json").read_text())["seconds"]["scoring"] > 0
     assert found.verdict[1:] in report
     script = (found.folder / "script.sh").read_text()
-    assert [f"cse {word} " in script for word in ("mine", "train", "merge")] == [True] * 3
+    assert [f"cse {word} " in script for word in ("mine", "train lwf", "merge")] == [True] * 3
+    line = json.loads((found.folder / "final" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line["drawn_general"] == line["drawn_own"] == 0.5
     if found.model is None:
         assert found.verdict.startswith("keep the encoder as it is")
     else:
@@ -131,7 +144,7 @@ def test_what_is_written(adapted, start):
 @pytest.mark.parametrize("point", ["trial-near-1.2e-4", pytest.param("final", marks=pytest.mark.slow)])
 def test_a_killed_adaptation_goes_on(adapted, start, tmp_path, monkeypatch, point):
     """It ends with the same scores and report, and trains nothing again that was done."""
-    data, whole = adapted
+    data, general, whole = adapted
     out, train = tmp_path / "out", adapting.train
     trained = []
 
@@ -143,12 +156,12 @@ def test_a_killed_adaptation_goes_on(adapted, start, tmp_path, monkeypatch, poin
 
     monkeypatch.setattr(adapting, "train", dies)
     with pytest.raises(RuntimeError, match="killed"):
-        cse.adapt(data, encoder=start, budget="150steps", out=out)
-    again = cse.adapt(data, encoder=start, budget="150steps", out=out)
+        cse.adapt(data, encoder=start, budget="150steps", out=out, general=general)
+    again = cse.adapt(data, encoder=start, budget="150steps", out=out, general=general)
     assert (again.way, again.before, again.after) == (whole.way, whole.before, whole.after)
     assert outcome(out) == outcome(whole.folder)
     with pytest.raises(cse.UserError, match="was begun with budget=150steps, not 160steps"):
-        cse.adapt(data, encoder=start, budget="160steps", out=out)
+        cse.adapt(data, encoder=start, budget="160steps", out=out, general=general)
     shutil.rmtree(out)
 
 
@@ -175,7 +188,7 @@ def test_a_budget_of_time_pays_for_all_that_it_takes(monkeypatch, tmp_path):
     """Of 130 s, 30 are spent before the first trial and four scorings of 10 s follow; a step takes 2 s."""
     made = adapting._Adaptation.__new__(adapting._Adaptation)
     made.budget, made.folder, made.rows = adapting.Budget.parse("130s"), tmp_path, tmp_path
-    made.material = adapting.Material("texts", train=1000, dev=10, test=10)
+    made.general, made.material = None, adapting.Material("texts", train=1000, dev=10, test=10)
     made.state = {"asked": {"budget": "130s"}, "seconds": {"step": 2.0, "scoring": 10.0, "spent": 30.0}}
     _, total = made._plan()
     assert total == pytest.approx(adapting.SPENT * (130 - 30 - 4 * 10) / 2)

@@ -21,7 +21,7 @@ from cse.recipe.options import read
 from cse.training.sources import similarities
 from cse.training.start import resume, train
 from tests.encoder.helpers import loads_everywhere
-from tests.models import CAUSAL, ENCODERS, save_embedder, save_tiny
+from tests.models import CAUSAL, ENCODERS, OF_WIKI, save_embedder, save_tiny
 from tests.refusals import refuses
 from tests.runs import write_texts
 
@@ -79,8 +79,8 @@ def overrides(name: str, model: str, texts: Path) -> list[str]:
         "pretrain-cotmae": ["--data.words=8"],
         "pretrain-cocondenser": ["--data.words=8"],
     }.get(name, [])
-    if name == "mixture":
-        return [*words, f"--data.sources.wiki.data.path={texts}"]
+    if name in OF_WIKI:
+        return [*words, f"--data.sources.{OF_WIKI[name]}.data.path={texts}"]
     path = recipes.read(recipes.find(name))["data"]["init_args"]["path"]
     return words + ([] if path.startswith("asset:") and path != "asset:wiki" else [f"--data={texts}"])
 
@@ -273,7 +273,7 @@ def test_nothing_of_the_demo_reaches_another_model(model_of, tmp_path):
     texts = write_texts(tmp_path)
     for name, kind in itertools.product(RECIPES, ["bert", "llama", "prompts"]):
         own = name in AT_THE_MASK  # whose template and pooler are the method
-        data = [] if name == "mixture" else [f"--data={texts}"]
+        data = [] if name in OF_WIKI else [f"--data={texts}"]
         config = recipes.load(name, [f"--encoder={model_of(kind)}", *data]).config
         encoder, pretrains = config.encoder.init_args, name.startswith("pretrain-")
         assert encoder.layers is None

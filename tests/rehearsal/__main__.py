@@ -30,7 +30,7 @@ import torch  # noqa: E402
 
 from cse.errors import UserError  # noqa: E402
 from tests.conftest import WORDS  # noqa: E402
-from tests.models import save_tiny, save_words  # noqa: E402
+from tests.models import OF_WIKI, save_tiny, save_words  # noqa: E402
 from tests.rehearsal import device  # noqa: E402
 
 STEPS = 2
@@ -102,9 +102,8 @@ def scenarios(folder: Path) -> dict:
         if not name.startswith("paper/"):
             path = recipes.read(recipes.find(name))["data"]["init_args"].get("path", "asset:wiki")
             fetched = path == "asset:wiki" or not path.startswith("asset:")
-            data = (
-                [texts.replace("--data", "--data.sources.wiki.data.path")] if name == "mixture" else [texts] * fetched
-            )
+            source = f"--data.sources.{OF_WIKI.get(name)}.data.path"
+            data = [texts.replace("--data", source)] if name in OF_WIKI else [texts] * fetched
             found[name] = partial(train, folder, name, BF16, *data, *SUITED.get(name, []), recipe=name)
     for name, more in VARIANTS.items():
         found[f"simcse-unsup {name}"] = partial(train, folder, name, BF16, texts, *more, recipe="simcse-unsup")

@@ -22,7 +22,7 @@ pytestmark = [
 
 # A step waits once, for loss, norm and metrics. These wait more often:
 MORE = {
-    **dict.fromkeys(("simcse-held", "ensemble"), 1.5),  # the first of two steps asks whether the bias has begun
+    **dict.fromkeys(("simcse-held", "ensemble", "lwf"), 1.5),  # the first of two steps asks whether the bias has begun
     "sub-sentence": 2,  # the number of propositions of all processes
     "whitenedcse": 3,  # two decompositions, which torch checks
 }
