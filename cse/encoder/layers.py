@@ -70,6 +70,24 @@ def require_layers(model: nn.Module, option: str) -> tuple[nn.Module, nn.ModuleL
     return found
 
 
+def final_norms(holder: nn.Module) -> list[nn.Module]:
+    """The norm behind the last layer, in the module that `find_layers` finds, of the models that have one."""
+    return [norm for name in FINAL_NORMS if (norm := getattr(holder, name, None)) is not None]
+
+
+def train_last(model: nn.Module, count: int) -> None:
+    """Let the last layers learn, and the norm behind them; the embeddings and the layers below stand still."""
+    holder, layers = require_layers(model, "trainer.train_layers")
+    if count > len(layers):
+        raise UserError(
+            f"trainer.train_layers is {count}, and the backbone has {len(layers)} layers\n"
+            f"fix: give 1 to {len(layers)}; {len(layers)} leaves the embeddings as they are"
+        )
+    model.requires_grad_(False)
+    for module in [*layers[len(layers) - count :], *final_norms(holder)]:
+        module.requires_grad_(True)
+
+
 def cut_states(model: nn.Module, states: Sequence[Tensor], layer: int) -> Sequence[Tensor]:
     """The hidden states of the model cut after a layer, 0 for the embeddings, as poolers read them.
 
@@ -79,7 +97,7 @@ def cut_states(model: nn.Module, states: Sequence[Tensor], layer: int) -> Sequen
     if layer == len(states) - 1:
         return states
     found = find_layers(model)
-    norms = [norm for name in FINAL_NORMS if found and (norm := getattr(found[0], name, None)) is not None]
+    norms = final_norms(found[0]) if found else []
     last: Tensor = norms[0](states[layer]) if norms else states[layer]
     return [*states[:layer], last] if layer else [last, last]
 

@@ -251,6 +251,7 @@ def _describe(kind: Kind, has_section: bool, options: Options, config: Any) -> s
     if encoder.template:
         parts.append("a template")
     what = "full fine-tuning" if encoder.adapter is None else encoder.adapter.class_path.rpartition(".")[2]
+    what = what if settings.train_layers is None else f"fine-tuning of the last {settings.train_layers} layers"
     parts.append(f"{what} at {settings.learning_rate:g}")
     if encoder.dropout is not None and encoder.dropout.attention is not None:
         parts.append(f"attention dropout {encoder.dropout.attention:g}")

@@ -27,6 +27,8 @@ class Settings:
         head_learning_rate: Peak rate of the encoder's head and of the objective's own weights. None: `learning_rate`.
         layer_decay: Each layer of the backbone learns at this fraction of the rate of the layer above it, and the
             embeddings at that fraction of the first layer's. 1 is the same rate for all.
+        train_layers: Train this many of the backbone's last layers. Those below and the embeddings stand still, which
+            saves time and memory. None: all weights.
         weight_decay: Weight decay of the optimizer.
         warmup_steps: Steps over which the rate rises from 0.
         schedule: The rate after the warm-up: `linear` falls to 0 at the last step, `cosine` likewise along half a
@@ -83,6 +85,7 @@ class Settings:
     learning_rate: Positive = 3e-5
     head_learning_rate: Positive | None = None
     layer_decay: Annotated[float, "in (0, 1]"] = 1.0
+    train_layers: Count | None = None
     weight_decay: NotNegative = 0.0
     warmup_steps: Annotated[int, ">= 0"] = 0
     schedule: Literal["linear", "cosine", "constant", "wsd"] = "linear"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from cse.encoder.layers import FINAL_NORMS, find_layers, require_layers
+from cse.encoder.layers import final_norms, find_layers, require_layers
 from cse.errors import UserError, require_package
 from cse.recipe.settings import Settings
 from cse.training.learner import Learner
@@ -89,8 +89,7 @@ def _factors(settings: Settings, learner: Learner) -> Callable[[nn.Parameter], f
         known |= dict.fromkeys(backbone.parameters(), settings.layer_decay ** len(layers))  # embeddings
         for i, layer in enumerate(layers):
             known |= dict.fromkeys(layer.parameters(), settings.layer_decay ** (len(layers) - 1 - i))
-        norms = (norm for name in FINAL_NORMS if (norm := getattr(holder, name, None)) is not None)
-        known |= {parameter: 1.0 for norm in norms for parameter in norm.parameters()}
+        known |= {parameter: 1.0 for norm in final_norms(holder) for parameter in norm.parameters()}
     if settings.head_learning_rate is not None:
         modules = (learner.encoder.head, learner.objective, learner.others)
         new = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]

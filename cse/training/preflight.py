@@ -50,6 +50,11 @@ def check(run: Run) -> None:
     problems += fsdp.problems(run.settings, run.encoder)
     if not run.encoder.depth:
         problems.append(without_layers("encoder.backbone", run.encoder.source))
+    if run.settings.train_layers is not None and run.encoder.adapter is not None:
+        problems.append(
+            f"trainer.train_layers is {run.settings.train_layers}, and an adapter is trained instead of layers\n"
+            "fix: remove one of the two"
+        )
     if run.settings.save_precision != "fp32" and isinstance(run.encoder.adapter, SoftPrompts):
         problems.append(
             f"trainer.save_precision is {run.settings.save_precision}, and soft prompts are saved without backbone\n"

@@ -19,6 +19,7 @@ from cse.batch import Batch, Example
 from cse.console import Interrupt
 from cse.data.loader import Rows
 from cse.encoder.device import numbers
+from cse.encoder.layers import train_last
 from cse.evaluation.encoding import changing
 from cse.evaluation.evaluator import run_evaluator
 from cse.interfaces import StepContext
@@ -51,6 +52,8 @@ class Trainer:
         # It starts the process group.
         self.accelerator = hardware.accelerator(settings, run.folder, several=several, plugin=plugin)
         preflight.check(run)
+        if settings.train_layers is not None:
+            train_last(run.encoder.backbone, settings.train_layers)
         if settings.gradient_checkpointing:
             run.encoder.recompute()
         if settings.compile:

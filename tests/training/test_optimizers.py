@@ -94,6 +94,22 @@ def test_layers_and_heads_learn_at_their_own_rates(tiny_bert):
         assert distance == pytest.approx(want, rel=1e-3), name
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_last_layers_alone_learn(tiny_bert, tmp_path, count):
+    """They move by the step that they take where everything learns, and the weights below stay to the bit."""
+    start = dict(Encoder(tiny_bert).backbone.named_parameters())
+    ends = {}
+    for name, options in {"all": {}, "last": {"train_layers": count}}.items():
+        run = make_run(tmp_path / name, tiny_bert, max_steps=1, clip=1e9, **options)
+        ends[name] = dict(Trainer(run).fit().encoder.backbone.named_parameters())
+    moved = {name for name, weight in ends["last"].items() if not torch.equal(weight, start[name])}
+    learn = {name for name in start if any(f".layer.{i}." in name for i in range(2 - count, 2))}
+    assert moved == learn
+    for name in learn:
+        torch.testing.assert_close(ends["last"][name], ends["all"][name], atol=1e-6, rtol=0)
+    assert not torch.equal(ends["all"]["embeddings.word_embeddings.weight"], start["embeddings.word_embeddings.weight"])
+
+
 class Scaled:
     """An accelerator that scales the loss, as in fp16."""
 
@@ -125,6 +141,7 @@ def test_cached_gradients_are_scaled_once(tiny_bert, tmp_path):
         ({"layer_decay": 0.0}, "trainer.layer_decay is 0.0"),
         ({"decay_share": 1.5}, "trainer.decay_share is 1.5"),
         ({"head_learning_rate": -1.0}, "trainer.head_learning_rate is -1.0"),
+        ({"train_layers": 3}, "trainer.train_layers is 3, and the backbone has 2 layers"),
     ],
 )
 def test_what_cannot_run_is_refused_in_one_line(tiny_bert, tmp_path, options, named):
