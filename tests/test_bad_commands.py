@@ -333,6 +333,8 @@ BAD = {  # a command line -> what the error names
     "OWN --data texts.txt --then simcse-unsup --trainer.max_stepz=1": "option trainer.max_stepz is unknown",
     "OWN --data texts.txt --then simcse-unsupp": "recipe 'simcse-unsupp' is unknown",
     "OWN --resume x --then simcse-unsup": "--then and --resume x",
+    "OWN --resume x --dry-run": "--dry-run is of one recipe",
+    "OWN --data texts.txt --then simcse-unsup --dry-run": "--dry-run is behind --then",
     "train --then simcse-unsup": "--then needs a recipe before it",
     "similarity ck texts.txt one.txt": "texts.txt has 4 rows and one.txt has 1",
     "adapt p.tsv --encoder ck --out new --budget soon": "--budget is 'soon'",

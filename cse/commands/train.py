@@ -18,7 +18,7 @@ EPILOG = (
     "name classes of this package, and of other modules with --trusted-modules=MODULE,MODULE."
 )
 TAKES_OVERRIDES = True
-OF_ALL = ("--run-dir", "--resume", "--processes")  # options of the command, not of a stage
+OF_ALL = ("--run-dir", "--resume", "--processes", "--dry-run")  # options of the command, not of a stage
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="resume the run in this folder; `auto`, with a recipe and --run-dir: if it holds one, else begin it",
     )
     launch.add_argument(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what the run would be, and write nothing")
     parser.add_argument(
         "--then",
         nargs=argparse.REMAINDER,
@@ -44,6 +45,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from cse.api import resume, train
     from cse.recipe.options import read
 
+    if arguments.dry_run:
+        return _say_plan(arguments, overrides)
     auto = arguments.resume == "auto"
     if auto and (arguments.recipe is None or arguments.run_dir is None):
         raise UserError("--resume auto needs a recipe and --run-dir\nfix: cse train RECIPE --run-dir RUN --resume auto")
@@ -62,6 +65,17 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     else:
         done = train(arguments.recipe, overrides=overrides, run_dir=arguments.run_dir, resumes=auto)
     return 0 if done.finished else 128 + done.stopped_by
+
+
+def _say_plan(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """Print what a run would be."""
+    from cse.training.start import plan
+
+    if arguments.recipe is None or arguments.resume is not None or arguments.then is not None:
+        raise UserError("--dry-run is of one recipe, without --resume and --then\nfix: cse train RECIPE --dry-run")
+    for key, text in plan(arguments.recipe, overrides, arguments.run_dir):
+        say(key, text)
+    return 0
 
 
 def before_processes(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -88,7 +102,9 @@ def _in_turn(arguments: argparse.Namespace, overrides: list[str]) -> int:
         say("stage", f"{i + 1} of {len(stages)}: {recipe}")
         options = [*options, f"--encoder={places[i - 1] / 'best'}"] if i else options
         if arguments.processes is None:
-            own = argparse.Namespace(recipe=recipe, run_dir=places[i], resume=arguments.resume, then=None)
+            own = argparse.Namespace(
+                recipe=recipe, run_dir=places[i], resume=arguments.resume, then=None, dry_run=False
+            )
             code = run(own, options)
         else:
             resumes = ["--resume", arguments.resume] if arguments.resume else []

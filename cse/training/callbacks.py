@@ -54,10 +54,8 @@ class Console(Callback):
         self.foretold = False  # whether the time of scoring was looked at
 
     def on_start(self, run: Run) -> None:
-        for key, value in header(run):
+        for key, value in header(run, self.chosen):
             say(key, value)
-            if key == "encoder" and self.chosen:
-                say("chosen", self.chosen)
         for warning in start_warnings(run):
             say("warning", warning)
         if run.progress.step:
@@ -123,8 +121,8 @@ def spacing(each: float, training: float, steps: int) -> str:
     return f"--trainer.eval_every={math.ceil(steps / most)} keeps it within {SCORING_SHARE:.0%}"
 
 
-def header(run: Run) -> list[tuple[str, str]]:
-    """The lines that a run prints before it starts, each with a key and a text."""
+def header(run: Run, chosen: str = "") -> list[tuple[str, str]]:
+    """The lines that a run prints before it starts, each with a key and a text; `chosen` is said of the encoder."""
     single, caching = sources(run).get(""), run.settings.caching
     batch = f"; gradients cached, {caching} at a time" if caching else ""
     lines = [
@@ -132,13 +130,14 @@ def header(run: Run) -> list[tuple[str, str]]:
         ("data", run.data.describe()),
         ("columns", run.data.understood),
     ]
+    encoder = [("encoder", run.encoder.describe()), ("chosen", chosen)]
     if single is None:
         lines += [("source", f"{name}: {_of_source(source)}") for name, source in sources(run).items()]
-        lines += [("encoder", run.encoder.describe()), ("batch", f"{run.max_steps} steps of one source each{batch}")]
+        lines += [*encoder, ("batch", f"{run.max_steps} steps of one source each{batch}")]
     else:
         lines += [
             ("collator", _collator(run)),
-            ("encoder", run.encoder.describe()),
+            *encoder,
             ("objective", run.objective.describe()),
             ("batch", f"{run.settings.batch_size} rows × {run.max_steps} steps{_negatives(run)}{batch}"),
             ("sampler", type(run.sampler).__name__ if run.sampler is not None else ""),

@@ -241,14 +241,13 @@ def explained(learner: Learner, settings: Settings, part: Batch, step: int, *, w
         yield
     except torch.OutOfMemoryError as error:
         total, fixed = torch.cuda.mem_get_info()[1], of_weights(learner, settings)
-        encoder = learner.encoder
-        of_token = encoder.backbone.config.hidden_size * (2 if wide else 1)
+        of_row, kept, recomputed = of_states(learner, part, wide=wide)
         options = fitting(
             settings,
             rows=part.size,
-            of_row=part.views * part.input_ids.shape[-1],
-            kept=of_token * KEPT * encoder.depth,
-            recomputed=of_token * (INPUT * encoder.depth + KEPT),
+            of_row=of_row,
+            kept=kept,
+            recomputed=recomputed,
             room=total - fixed,
             cacheable=learner.objective_of(part).cacheable,
         )
@@ -267,6 +266,21 @@ def of_weights(learner: Learner, settings: Settings) -> float:
     size = sum(p.numel() * p.element_size() for p in learner.parameters())
     size += trained * (4 + STATE[settings.optimizer])
     return size / (distributed.world_size() if settings.parallel == "fsdp" else 1)
+
+
+def of_states(learner: Learner, part: Batch, *, wide: bool) -> tuple[int, float, float]:
+    """The tokens of a row of `part` (b, V, L), and the bytes that a token keeps, also where layers are recomputed."""
+    encoder = learner.encoder
+    of_token = encoder.backbone.config.hidden_size * (2 if wide else 1)
+    kept, recomputed = of_token * KEPT * encoder.depth, of_token * (INPUT * encoder.depth + KEPT)
+    return part.views * part.input_ids.shape[-1], kept, recomputed
+
+
+def of_step(learner: Learner, settings: Settings, part: Batch, *, wide: bool) -> float:
+    """The bytes of what a step on `part` keeps until the backward pass, by estimate."""
+    of_row, kept, recomputed = of_states(learner, part, wide=wide)
+    tokens = min(part.size * of_row, settings.chunk_tokens or (settings.chunk_size or part.size) * of_row)
+    return tokens * (recomputed if settings.gradient_checkpointing else kept)
 
 
 def fitting(

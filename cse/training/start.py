@@ -16,7 +16,7 @@ from cse.interfaces import Callback
 from cse.recipe import Recipe, build, load
 from cse.recipe.objects import as_options, resolve
 from cse.training import fitted, lost
-from cse.training.callbacks import Console, DataCheck, RunFiles
+from cse.training.callbacks import Console, DataCheck, RunFiles, header, start_warnings
 from cse.training.checkpoint import changed_lines, load_progress
 from cse.training.helped import Distilled, Helped
 from cse.training.launch import common_start
@@ -52,7 +52,40 @@ def train(
         FloatingPointError: The loss is not finite.
     """
     require_callbacks(callbacks)
-    named, options, given = resolve(recipe, parts or {})
+    loaded, folder, begun = _read(recipe, overrides, run_dir, parts or {}, resumes=resumes)
+    return fit(loaded, folder, is_resume=begun, watchers=_watchers(loaded, callbacks))
+
+
+def plan(recipe: str | Path, overrides: Sequence[str], run_dir: str | Path | None) -> list[tuple[str, str]]:
+    """Prepare a run as `train` does, take the loss of its first batch, and write nothing.
+
+    Returns:
+        The lines of the run's header, and those on its memory and on what it would write, each with a key.
+
+    Raises:
+        UserError: See `train`.
+    """
+    loaded, folder, _ = _read(recipe, overrides, run_dir, {}, resumes=False)
+    trainer = Trainer(assemble(loaded, folder))
+    weights, states = (size / 2**30 for size in trainer.rehearse())
+    lines = header(trainer.run, loaded.chosen or "")
+    lines += [("warning", warning) for warning in start_warnings(trainer.run)]
+    each = f"{weights:.1f} GB of weights, gradients and optimizer, {states:.1f} GB of states of the first batch"
+    lines.append(("memory", f"by estimate{', on each process' * (distributed.world_size() > 1)}: {each}"))
+    disk = sum(p.numel() for p in trainer.learner.parameters()) * 4 / 2**30
+    return [*lines, ("run", f"{folder}, not begun; best/ and last/ would have up to {disk:.1f} GB each")]
+
+
+def _read(
+    recipe: str | Path | Mapping[str, Any] | None,
+    overrides: Sequence[str] | Mapping[str, Any],
+    run_dir: str | Path | None,
+    parts: Mapping[str, Any],
+    *,
+    resumes: bool,
+) -> tuple[Recipe, Path, bool]:
+    """Read the recipe of a run, choose its folder, and tell whether the folder holds a begun run; see `train`."""
+    named, options, given = resolve(recipe, parts)
     loaded = load(named, [*options, *as_options(overrides, given)], given)
     seed = loaded.config.seed
     folder = Path(run_dir) if run_dir else Path("runs") / loaded.name / f"{common_start()}-s{seed}"
@@ -70,7 +103,7 @@ def train(
                 f"fix: give the options of that run, resume it with cse train --resume {folder}, or give another folder"
             )
         _require_best(folder, load_progress(folder / "state"))
-    return fit(loaded, folder, is_resume=begun, watchers=_watchers(loaded, callbacks))
+    return loaded, folder, begun
 
 
 def resume(

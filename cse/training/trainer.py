@@ -115,7 +115,7 @@ class Trainer:
             run.source.load_state(rows)
         else:
             self.final.check(run.encoder)
-            self._rehearse()
+            self.rehearse()
         with self._whole():
             distributed.gather_results(self._start)  # what stops the first stops all
         if self.accelerator.is_main_process:
@@ -142,16 +142,23 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_start(self.run)
 
-    def _rehearse(self) -> None:
-        """Take the loss of every source's first batch, so that it can be refused before anything is written."""
+    def rehearse(self) -> tuple[float, float]:
+        """Take the loss of every source's first batch, so that it can be refused before anything is written.
+
+        Returns:
+            By estimate, the bytes of weights, gradients and optimizer, and of what the largest of these batches keeps.
+        """
+        wide = self.accelerator.mixed_precision == "no"
         rows, firsts = Rows(self.run.source.widest(), self.collators), self.batches.firsts()
 
-        def rehearse(name: str, source: Run) -> None:
+        def rehearse(name: str, source: Run) -> float:
             part = next(self.batches.divided(*firsts[name], distributed.rank(), distributed.world_size()))
             batch = self._placed(rows.__getitems__(part))
             preflight.rehearse(self.learner, batch, self._context(0, 0, batch), source.settings)
+            return hardware.of_step(self.learner, source.settings, batch, wide=wide)
 
-        sources.for_each(self.run, rehearse)
+        kept = sources.for_each(self.run, rehearse)
+        return hardware.of_weights(self.learner, self.settings), max(kept.values())
 
     def _train(self) -> None:
         run, settings, progress = self.run, self.settings, self.run.progress

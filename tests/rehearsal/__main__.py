@@ -221,7 +221,7 @@ def phases(steps: list[int]):
     from cse.training.trainer import Trainer
 
     with contextlib.ExitStack() as undo:
-        for method, phase in (("_step", "step"), ("_evaluate", "evaluate"), ("_rehearse", "setup")):
+        for method, phase in (("_step", "step"), ("_evaluate", "evaluate"), ("rehearse", "setup")):
             plain = getattr(Trainer, method)
 
             def inside(*parts, plain=plain, phase=phase, **options):

@@ -3,21 +3,22 @@
 That several processes have the loss of one is a contract of every objective.
 """
 
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import cse
-from cse import DCL, CoSENT, FeatureDistillation, GradedGCL, MarginMSE, SimCSE, SupCLSeq, SupCon
+from cse import DCL, CoSENT, FeatureDistillation, GradedGCL, MarginMSE, SimCSE, SupCLSeq, SupCon, Trainer, cli
 from cse.encoder import device
 from cse.evaluation.evaluators.held_out import HeldOut
 from cse.recipe import load
-from cse.training import fitted, hardware
+from cse.training import fitted, hardware, start
 from cse.training.callbacks import Console
 from cse.training.learner import Learner
 from tests.refusals import refuses
-from tests.runs import Dies, assert_resumes, make_run, metrics
+from tests.runs import Dies, assert_resumes, make_run, metrics, write_recipe, write_texts
 from tests.training.helpers import TEXTS, Unweighted
 
 
@@ -212,6 +213,22 @@ def test_what_a_machine_cannot_do_is_one_line(case, monkeypatch):
 
 # BERT-base in bf16: a token keeps 12 layers x 768 x 34 bytes, or if recomputed 12 x 768 x 2 and those of one layer.
 BASE = {"rows": 512, "of_row": 64, "kept": 12 * 768 * 34, "recomputed": 12 * 768 * 2 + 768 * 34, "cacheable": True}
+
+
+def test_a_plan_says_what_a_run_would_be_and_writes_nothing(tiny_bert, tmp_path, capsys):
+    """Of 8 rows with two views of 7 tokens: 34 bytes in 32 bits for each of 16 numbers, in each of two layers."""
+    recipe = write_recipe(tmp_path, "Texts", {"path": str(write_texts(tmp_path))}, {"backbone": tiny_bert})
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main(["train", recipe, "--dry-run", "--run-dir", str(tmp_path / "run")]) == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    said = dict(re.split(r"  +", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    run = start.assemble(load(recipe), tmp_path / "run")
+    weights, states = Trainer(run).rehearse()
+    numbers = sum(p.numel() for p in run.encoder.parameters())
+    assert (weights, states) == (16 * numbers, 8 * 2 * 7 * (2 * 34 * 16 * 2))
+    assert said["batch"].startswith("8 rows × 6 steps")
+    assert f"{weights / 2**30:.1f} GB of weights" in said["memory"]
+    assert said["run"].startswith(str(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
