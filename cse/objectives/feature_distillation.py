@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from cse.batch import Batch, LossOutput, Views
-from cse.encoder.heads import in_float32
+from cse.encoder.heads import Dense, in_float32
 from cse.encoder.model import Encoder
 from cse.errors import Count
 from cse.interfaces import StepContext, Teacher
@@ -29,6 +29,8 @@ class FeatureDistillation(Taught):
         unit: Whether W u and t are scaled to length 1 before they are compared, as in CLIP-KD. Without it, the student
             also learns the length of the teacher's vectors. A student whose own vectors have another length, such as a
             plain backbone, needs it: otherwise its vectors shrink and lose what they knew before they learn.
+        export_projection: Whether W becomes the last layer of the student, whose vectors are then in the teacher's
+            space: a query of the small student finds documents of the large teacher (LEAF, arXiv:2509.12539).
 
     Deviations:
         sentence-transformers cuts a teacher's vectors to the student's size by principal components. Here the student's
@@ -42,10 +44,15 @@ class FeatureDistillation(Taught):
 
     dim: Count | None = None
     unit: bool = False
+    export_projection: bool = False
 
     def setup(self, encoder: Encoder) -> None:
         super().setup(encoder)
         self.project = projection(self.teacher, self.dim, encoder)
+        if self.export_projection and isinstance(self.project, nn.Linear):
+            last = Dense(encoder.dim, self.project.out_features, activation="identity")
+            last.linear, self.project = self.project, nn.Identity()
+            encoder.append(last)
 
     def forward(self, views: Views, batch: Batch, ctx: StepContext) -> LossOutput:
         vectors = teacher_vectors(self.teacher, batch, ctx, "FeatureDistillation")  # (B, V, Dt)

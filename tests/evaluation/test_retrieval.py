@@ -6,8 +6,10 @@ from contextlib import nullcontext
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from cse import Encoder
+from cse.encoder.vectors import unit
 from cse.evaluation import NanoBEIR, Retrieval
 from cse.evaluation.encoding import changing
 from cse.evaluation.evaluators import retrieval as ranking
@@ -46,6 +48,24 @@ def test_measures_by_pencil():
     assert found["recall@3"] == pytest.approx(100)
     assert found["recall@1"] == found["mrr@1"] == found["hit@1"] == found["precision@1"] == pytest.approx(50)
     assert found["precision@3"] == pytest.approx(50 * (2 / 3 + 1 / 3))
+
+
+def test_documents_of_another_encoder_by_hand(tiny_bert, tmp_path):
+    """A small encoder asks, and a large one has encoded the documents; vectors of two sizes are refused."""
+    for name, seed in {"small": 1, "large": 2}.items():
+        torch.manual_seed(seed)
+        Encoder(tiny_bert, head="mlp", export_head=True).save(tmp_path / name)
+    small, large = (Encoder.load(str(tmp_path / name)) for name in ("small", "large"))
+    texts = ["the cat sat", "a dog ran", "on a mat", "the dog sat", "a cat ran on", "mat the"]
+    documents, queries = dict(zip("abcdef", texts, strict=True)), {"q": "the cat ran", "r": "a mat"}
+    judged = {"q": ["a"], "r": ["c"]}
+    scored = Retrieval(queries=queries, corpus=documents, qrels=judged, documents=str(tmp_path / "large"))(small)
+    of_documents, of_queries = unit(large.encode(texts)), unit(small.encode(list(queries.values())))
+    ranks = (-of_queries @ of_documents.T).argsort(1).argsort(1)[[0, 1], [0, 2]]
+    assert scored["ndcg@10"] == pytest.approx(100 * np.mean(1 / np.log2(ranks + 2)))
+    small.truncate(4)
+    other = Retrieval(queries=queries, corpus=documents, qrels=judged, documents=str(tmp_path / "large"))
+    refuses("makes vectors of 16 numbers, and the encoder of queries 4", other, small)
 
 
 def big(seed, queries=40, documents=300, dim=6):

@@ -23,6 +23,7 @@ from cse.evaluation.encoding import comparison, cosine, device_of, embedder, is_
 from cse.evaluation.evaluator import MEAN, EvalResult, RowEvaluator
 from cse.evaluation.evaluators import retrieval_rows
 from cse.evaluation.evaluators.retrieval_rows import RetrievalRows
+from cse.evaluation.loading import load_model
 from cse.interfaces import SentenceEncoder
 from cse.mining.neighbors import Exact, Found
 
@@ -71,6 +72,8 @@ class Retrieval(RowEvaluator):
             one, else its default prompt.
         document_prompt: The same for documents, where the model's prompt is `document`, `passage` or `corpus`.
         precision: fp32, bf16, or auto: bf16 where native.
+        documents: The checkpoint that encodes documents, where the one that is scored encodes queries alone (LEAF,
+            arXiv:2509.12539): its teacher, in whose space it has its vectors. None: one encodes both.
         name: The name of the rows in results. None: that of the folder.
 
     Raises:
@@ -94,6 +97,7 @@ class Retrieval(RowEvaluator):
     query_prompt: str | None = None
     document_prompt: str | None = None
     precision: str = "auto"
+    documents: str | None = None
     name: str | None = None  # type: ignore[assignment]  # a text once the rows are read
 
     def __post_init__(self) -> None:
@@ -102,6 +106,7 @@ class Retrieval(RowEvaluator):
         self._rows = self._read()
         self.name, self.primary = self._rows.name, self.measures[0]
         self._texts = list(self._rows.queries.values())  # documents may be trained on
+        self._of_documents = None if self.documents is None else load_model(self.documents).encoder
 
     def _read(self) -> RetrievalRows:
         data, split, name = self.data, self.split, self.name
@@ -124,8 +129,9 @@ class Retrieval(RowEvaluator):
         return retrieval_rows.read_hub(str(data), split, name)
 
     def measure(self, encoder: SentenceEncoder) -> list[EvalResult]:
-        prompts = role_prompts(encoder, self.query_prompt, self.document_prompt)
-        return [score_rows(encoder, self._rows, self.measures, prompts, self.precision, skip_same_id=self.skip_same_id)]
+        other, skips = self._of_documents or encoder, self.skip_same_id
+        asked = role_prompts(encoder, self.query_prompt)[0], role_prompts(other, document=self.document_prompt)[1]
+        return [score_rows(encoder, self._rows, self.measures, asked, self.precision, other, skip_same_id=skips)]
 
     def describe(self) -> str:
         rows = self._rows
@@ -150,19 +156,26 @@ def score_rows(
     measures: Sequence[str],
     prompts: tuple[str | None, str | None],
     precision: str = "auto",
+    documents: Any = None,
     *,
     skip_same_id: bool = False,
 ) -> EvalResult:
     """Rank the documents for each query and measure the rankings.
 
-    `prompts` are the names of those of queries and documents; the first of the measures is primary.
+    `prompts` are the names of those of queries and documents; the first of the measures is primary. `documents` is the
+    encoder of documents, if it is another one.
     """
     ids, place = list(rows.documents), {key: i for i, key in enumerate(rows.documents)}
     depth = min(len(ids), max(k for _, k in parse_measures(measures).values()))
     asked = embedder(encoder, precision, prompt=prompts[0])(list(rows.queries.values()))
     banned = np.array([[place.get(key, -1) if skip_same_id else -1] for key in rows.queries], dtype=np.int64)
-    with corpus_vectors(encoder, list(rows.documents.values()), precision, prompts[1]) as corpus:
+    with corpus_vectors(documents or encoder, list(rows.documents.values()), precision, prompts[1]) as corpus:
         queries = searchable(encoder, asked, of_queries=True)
+        if queries.shape[1] != corpus.shape[1]:
+            raise UserError(
+                f"evaluator.documents makes vectors of {corpus.shape[1]} numbers, and the encoder of queries "
+                f"{queries.shape[1]}\nfix: give its teacher, whose space it was trained to share"
+            )
         found, similarity = nearest(queries, corpus, depth, banned, str(device_of(encoder)))  # (Q, depth)
     ranked = {
         query: {ids[i]: float(score) for i, score in zip(at, of, strict=True) if i >= 0}
