@@ -115,6 +115,7 @@ def _fine_tune(pairs: Sequence[tuple[str, str]], path: Path, encoder: str, steps
         batch_sampler=BatchSamplers.NO_DUPLICATES,
         save_strategy="no",
         report_to="none",
+        use_cpu=model.device.type == "cpu",
         seed=seed,
     )
     loss = MultipleNegativesRankingLoss(model)
