@@ -252,12 +252,13 @@ def outcome(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=600, help="steps of 64 pairs to train (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="default: 42 43 44")
     parser.add_argument("--out", type=Path, default=Path("runs/outcome"), help="default: %(default)s")
+    parser.add_argument("--texts-only", action="store_true", help="train on the documents, or texts without labels")
     options = parser.parse_args(arguments)
     quiet()
     from eval.outcome import measure
 
     require_at_least(1, "outcome", steps=options.steps)
-    measure(options.data, options.encoder, options.steps, options.out, options.seeds)
+    measure(options.data, options.encoder, options.steps, options.out, options.seeds, texts_only=options.texts_only)
     return 0
 
 

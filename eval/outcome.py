@@ -2,7 +2,8 @@
 
 Both get the same start, rows and number of steps. The vectors of both are those of `SentenceTransformer`, and nDCG@10
 is computed here. Labeled texts are pairs by label for sentence-transformers; a test text searches for those of its
-label among the other test texts, none of which was trained on.
+label among the other test texts, none of which was trained on. Of texts alone, sentence-transformers' recipe is
+unsupervised SimCSE: each text is its own positive, under dropout.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ class Rows:
     relevant: Mapping[str, set[str]]
 
 
-def measure(data: Path, encoder: str, steps: int, out: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
+def measure(
+    data: Path, encoder: str, steps: int, out: Path, seeds: Sequence[int], *, texts_only: bool = False
+) -> list[dict[str, Any]]:
     """Adapt and fine-tune for each seed, score on the test split, and write outcome.json.
 
     Args:
@@ -58,8 +61,12 @@ def measure(data: Path, encoder: str, steps: int, out: Path, seeds: Sequence[int
         steps: The budget: steps of 64 pairs.
         out: The folder to write. What it has already is not done again.
         seeds: The seeds.
+        texts_only: Train on the documents alone, or on the texts without their labels.
     """
     read = labeled_texts(data) if (data / "train.tsv").is_file() else judged_pairs(data)
+    if texts_only:
+        texts = list(dict.fromkeys(document for _, document in read.pairs))
+        read = replace(read, given=[{"text": text} for text in texts], pairs=[(text, text) for text in texts])
     out.mkdir(parents=True, exist_ok=True)
     (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in read.given), encoding="utf-8")
     rows = [_row("start", 0, 0.0, encoder, read, {})]
@@ -70,12 +77,13 @@ def measure(data: Path, encoder: str, steps: int, out: Path, seeds: Sequence[int
                 start = processor_seconds()
                 model = train(read.pairs, out / "rows.jsonl", encoder, steps, folder, seed)
                 write_json(folder / "model.json", {"model": model, "seconds": round(processor_seconds() - start, 1)})
-            about = read_json(folder / "model.json")
+            made = read_json(folder / "model.json")
             others = {"start": rows[0]} | ({"sentence-transformers": rows[-1]} if name == "cse adapt" else {})
-            rows.append(_row(name, seed, about["seconds"], about["model"], read, others))
+            rows.append(_row(name, seed, made["seconds"], made["model"], read, others))
     for row in rows:
         del row["each"]
-    write_json(out / "outcome.json", {"data": str(data), "encoder": encoder, "steps": steps, "rows": rows})
+    about = {"data": str(data), "texts_only": texts_only, "encoder": encoder, "steps": steps}
+    write_json(out / "outcome.json", about | {"rows": rows})
     return rows
 
 
@@ -91,7 +99,7 @@ def _adapt(pairs: Sequence[Any], path: Path, encoder: str, steps: int, folder: P
 
 
 def _fine_tune(pairs: Sequence[tuple[str, str]], path: Path, encoder: str, steps: int, folder: Path, seed: int) -> str:
-    """MultipleNegativesRankingLoss with its no-duplicates sampler, a tenth of warm-up, bf16 where it is native."""
+    """MultipleNegativesRankingLoss, without duplicates in a batch, a tenth of warm-up, bf16 where it is native."""
     import datasets
     from sentence_transformers import (
         SentenceTransformer,
@@ -112,7 +120,7 @@ def _fine_tune(pairs: Sequence[tuple[str, str]], path: Path, encoder: str, steps
         learning_rate=RATE,
         warmup_ratio=0.1,
         bf16=resolve_precision(model, "auto") == "bf16",
-        batch_sampler=BatchSamplers.NO_DUPLICATES,
+        batch_sampler=BatchSamplers.BATCH_SAMPLER if pairs[0][0] == pairs[0][1] else BatchSamplers.NO_DUPLICATES,
         save_strategy="no",
         report_to="none",
         use_cpu=model.device.type == "cpu",
