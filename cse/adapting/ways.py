@@ -52,7 +52,8 @@ def ways(material: Material, folder: Path, *, general: str | None = None, limit:
         each = max(2, min(BATCH // labels, material.fewest))
         rows = (f"--data.path={folder / 'train.jsonl'}", "--data.column=text", "--data.label_column=label")
         batches = ("--sampler=cse.data.LabelBatches", f"--sampler.labels={labels}")
-        options = ("--data=cse.data.Texts", *rows, *batches, "--objective=cse.objectives.supcon.SupCon")
+        objective = ("--objective=cse.objectives.supcon.SupCon", "--objective.temperature=0.1")  # of the paper
+        options = ("--data=cse.data.Texts", *rows, *batches, *objective)
         return [_way("supcon", "supcon", options, rate, general, labels * each) for rate in (RATE, RATE / 3)]
     if material.kind == "texts":
         texts = ("--data=cse.data.Texts", f"--data.path={folder / 'texts.jsonl'}", "--data.column=text")
