@@ -11,7 +11,7 @@ import shutil
 import socket
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, cycle
 from pathlib import Path
@@ -215,6 +215,13 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
             continue
         found += [record] if isinstance(record, dict) else []
     return found
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write objects as a file of JSON lines."""
+    with atomic_file(path) as scratch, scratch.open("w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def require_regular(path: Path, what: str) -> None:

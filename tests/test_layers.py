@@ -101,7 +101,7 @@ def test_no_module_of_unix_is_imported_at_the_top_of_a_file():
 
 
 # What cse/ may measure: a change that needs more raises the number on purpose, and says what it removed.
-MOST_LINES, MOST_FILES = 44981, 281
+MOST_LINES, MOST_FILES = 45096, 282
 
 
 def test_the_house_does_not_grow_unnoticed():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cse.adapting.material import Material, evaluator, prepare
+from cse.adapting.questions import COLUMNS, TEXTS, ask
 from cse.adapting.ways import BATCH, EPOCHS, GENERAL, MINED, Way, ways
 from cse.api import train
 from cse.console import quiet, say
@@ -64,6 +65,8 @@ def adapt(
     columns: Sequence[str] | None = None,
     label_column: str | None = None,
     general: str | None = None,
+    questions: str | None = None,
+    base_url: str | None = None,
     seed: int = 42,
 ) -> Adapted:
     """Make a sentence encoder better on your text, no worse elsewhere, and prove it.
@@ -84,6 +87,9 @@ def adapt(
         label_column: The column of labels. None: recognized by name.
         general: Text of many subjects, on which the encoder is to stay as it is: a file, `asset:NAME` or Hub id. None:
             sentences of the English Wikipedia, fetched once, and none where they cannot be fetched.
+        questions: Language model that writes a question to each text, openai:NAME, so that texts are pairs. None: texts
+            are learned from by their halves.
+        base_url: Address of its OpenAI-compatible endpoint. None: that of OpenAI.
         seed: The seed of the division and of every run.
 
     Raises:
@@ -91,6 +97,7 @@ def adapt(
     """
     asked: dict[str, Any] = {"data": str(data), "encoder": encoder, "budget": budget, "seed": seed}
     asked |= {"columns": list(columns or []), "label_column": label_column, "general": general}
+    asked |= {"questions": questions, "base_url": base_url}
     return _Adaptation(asked, Path(out)).run()
 
 
@@ -117,6 +124,8 @@ class _Adaptation:
                 raise UserError(f"--out {out} was begun with {changed}={was}, not {now}\nfix: give another folder")
         self.rows = out / "data"
         columns = {"columns": asked["columns"] or None, "label_column": asked["label_column"]}
+        if asked["questions"]:
+            data, columns = self._questions(asked), {"columns": COLUMNS, "label_column": None}
         self.material: Material = prepare(data, self.rows, seed=self.seed, **columns)
         self.dev, self.select = evaluator(self.material.kind, self.rows, "dev")
         self.test, _ = evaluator(self.material.kind, self.rows, "test")
@@ -218,6 +227,15 @@ class _Adaptation:
                 f"{found[0].batch} rows\nfix: give a longer budget, or a smaller encoder"
             )
         return found, total
+
+    def _questions(self, asked: dict[str, Any]) -> str:
+        """The file of texts with their questions, which the model is asked for first."""
+        given = {key: asked[key] for key in ("base_url", "columns", "seed")}
+        path = ask(asked["data"], self.folder, asked["questions"], **given)
+        address = ("--base-url", asked["base_url"]) if asked["base_url"] else ()
+        rows = ("--data", self.folder / TEXTS, "--columns", "text", "--count", 1)
+        self._command("feedback", "queries", "--model", asked["questions"], *address, *rows, "--out", path)
+        return str(path)
 
     def _general(self, asked: str | None) -> str | None:
         """Text on which the encoder is to stay as it is; what was found to be there once is used again."""

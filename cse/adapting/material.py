@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import Counter
@@ -18,7 +17,7 @@ from cse.errors import UserError
 from cse.evaluation.evaluators.held_out import search_of
 from cse.evaluation.evaluators.labels import Labels
 from cse.evaluation.evaluators.retrieval import Retrieval
-from cse.files import atomic_dir, read_json, write_json
+from cse.files import atomic_dir, read_json, write_json, write_lines
 from cse.interfaces import Evaluator
 
 SHARE, MOST = 0.1, (500, 1000)  # of the rows, for dev and for test each; at most
@@ -53,7 +52,7 @@ def prepare(data: str, folder: Path, *, columns: Sequence[str] | None, label_col
     if (folder / "material.json").is_file():
         return Material(**read_json(folder / "material.json"))
     rows = open_rows(data, columns=columns, label_column=label_column)
-    kind = _kind(rows, data)
+    kind = kind_of(rows, data)
     if kind == "texts":  # halves that texts share are on one side, too
         halved = [pair for row in rows if (pair := halves(row.texts[0])) is not None]
         if len(halved) < 20:
@@ -99,7 +98,8 @@ def evaluator(kind: str, folder: Path, part: str) -> tuple[Evaluator, list[str]]
     return Retrieval(folder / part, name=part), options
 
 
-def _kind(rows: Dataset, data: str) -> str:
+def kind_of(rows: Dataset, data: str) -> str:
+    """`pairs`, `labels` or `texts`; a UserError for scored pairs."""
     if rows.unit == "scored pairs":
         raise UserError(f"{data} has scored pairs\nfix: cse train cosine-mse --encoder MODEL --data={data}")
     if len(rows[0].texts) > 1:
@@ -119,20 +119,22 @@ def _of_each(rows: Sequence[Example]) -> list[Example]:
 def _write(kind: str, part: Sequence[Example], folder: Path, name: str) -> int:
     """Write the rows of a part; returns their number."""
     if kind == "labels":
-        _lines(folder / f"{name}.jsonl", [{"text": row.texts[0], "label": f"label {row.label}"} for row in part])
+        write_lines(folder / f"{name}.jsonl", [{"text": row.texts[0], "label": f"label {row.label}"} for row in part])
         return len(part)
     pairs = [row.texts[:2] for row in part]
     if name == "train":
         random.Random(0).shuffle(pairs)  # a budget may not suffice for all
-        _lines(folder / "train.jsonl", [{"anchor": a, "positive": p} for a, p in pairs])
+        write_lines(folder / "train.jsonl", [{"anchor": a, "positive": p} for a, p in pairs])
         if kind == "texts":
-            _lines(folder / "texts.jsonl", [{"text": " ".join(pair)} for pair in pairs])
+            write_lines(folder / "texts.jsonl", [{"text": " ".join(pair)} for pair in pairs])
         return len(pairs)
     found = search_of([Example(texts=pair) for pair in pairs])
     numbers = {role: {key: f"{role[0]}{i}" for i, key in enumerate(found[role])} for role in ("queries", "corpus")}
     (folder / name / "qrels").mkdir(parents=True)
     for role, ids in numbers.items():
-        _lines(folder / name / f"{role}.jsonl", [{"_id": ids[key], "text": text} for key, text in found[role].items()])
+        write_lines(
+            folder / name / f"{role}.jsonl", [{"_id": ids[key], "text": text} for key, text in found[role].items()]
+        )
     judged = [
         f"{numbers['queries'][query]}\t{numbers['corpus'][document]}\t1"
         for query, documents in found["qrels"].items()
@@ -151,7 +153,3 @@ def halves(text: str) -> tuple[str, str] | None:
     ends = [i + 1 for i, word in enumerate(words) if re.search(r"[.!?]$", word) and HALF <= i + 1 <= len(words) - HALF]
     at = min(ends, key=lambda end: abs(end - len(words) / 2), default=len(words) // 2)
     return " ".join(words[:at]), " ".join(words[at:])
-
-
-def _lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")

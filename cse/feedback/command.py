@@ -1,4 +1,4 @@
-"""Runs `cse feedback`: checks the options, builds the labelers, runs the task, and writes the files."""
+"""`cse feedback`: checks the options, builds the labelers, runs the task, and writes the files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -24,11 +24,12 @@ from cse.errors import UserError
 from cse.feedback import output
 from cse.feedback import prompts as words
 from cse.feedback.job import Job, Labeler
-from cse.feedback.meter import Limits, Meter, Stop
+from cse.feedback.meter import Limits, Meter
 from cse.feedback.store import Store
 from cse.feedback.tasks import TASKS, Input, Prompts, Record, Result, Task
 from cse.files import cache_dir
 
+TaskName = Literal["score", "fill", "contrast", "write", "propositions", "rate", "queries", "rewrites", "chain"]
 KINDS = ("openai", "encoder", "cross-encoder")
 RECOGNIZE: dict[int, Callable[[Reader, None], Shape]] = {  # by the number of texts of a row
     1: of_texts,
@@ -37,43 +38,100 @@ RECOGNIZE: dict[int, Callable[[Reader, None], Shape]] = {  # by the number of te
 }
 
 
-def run(a: argparse.Namespace) -> int:
-    """Run a task and return the exit code."""
-    task = TASKS[a.task]
-    _check(a, task)
-    a.count = task.count if a.count is None else a.count
+def feedback(
+    task: TaskName,
+    *,
+    model: str,
+    out: str | Path,
+    data: str | None = None,
+    columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    split: str = "train",
+    limit: int | None = None,
+    prompt: Sequence[Path] = (),
+    cache: str | Path | None = None,
+    rater: str | None = None,
+    base_url: str | None = None,
+    key_env: str | None = None,
+    temperature: float | None = None,
+    response_format: Literal["json_schema", "json_object", "text"] = "json_schema",
+    extra: str | None = None,
+    workers: int = 8,
+    seed: int = 42,
+    requests_per_minute: int | None = None,
+    max_requests: int | None = None,
+    max_cost: float | None = None,
+    price_in: float | None = None,
+    price_out: float | None = None,
+    requests: int = 100,
+    count: int | None = None,
+    topics: Path | None = None,
+    genres: Path | None = None,
+) -> int:
+    """Ask a language model or an encoder about rows, write what it answers as rows to train on, and count these.
+
+    Args:
+        task: What to ask for.
+        model: The model that answers, as KIND:NAME.
+        out: A .jsonl file; manifest and rejects lie beside it.
+        data: A file, asset:NAME or Hub id; every task but write needs it.
+        columns: Names, or numbers of a table without a header. None: the usual names.
+        label_column: Column of labels that queries, rewrites and chain keep. None: recognized by its name.
+        split: Split of a data set on the Hub.
+        limit: Number of rows to ask about. None: all.
+        prompt: Files, each of which replaces the prompt of its name.
+        cache: Folder for the answers. None: feedback in CSE_CACHE.
+        rater: The model that scores what `fill` wrote, as KIND:NAME. None: `model`.
+        base_url: Address of an OpenAI-compatible endpoint. None: that of OpenAI.
+        key_env: Environment variable of the key. None: OPENAI_API_KEY, and no key with `base_url`.
+        temperature: Sampling temperature. None: that of the prompt.
+        response_format: Form in which the endpoint is asked to answer.
+        extra: More parameters of a request, as JSON, such as '{"top_p": 0.9}'.
+        workers: Number of simultaneous requests.
+        seed: Seed for masks and combinations.
+        requests_per_minute: Largest rate of requests. None: no limit.
+        max_requests: Stop after this number of requests. None: no limit.
+        max_cost: Stop at this cost in dollars; needs both prices. None: no limit.
+        price_in: Price of a million tokens of questions, in dollars.
+        price_out: Price of a million tokens of answers, in dollars.
+        requests: Number of requests of the task write.
+        count: Number of texts for each request. None: write 10, queries 5, rewrites 3.
+        topics: File of the task write with one topic on each line. None: those of cse.
+        genres: File of the task write with one genre on each line. None: those of cse.
+
+    Raises:
+        UserError: An option is out of range, or the rows cannot be read.
+        Stop: No answer came, a cap was reached, or Ctrl-C; all answers are kept, and the same call resumes.
+    """
+    a = argparse.Namespace(**locals())
+    about = TASKS[task]
+    a.out = Path(out)
+    _check(a, about)
+    a.count = about.count if count is None else count
     limits = Limits(**{name: getattr(a, name) for name in Limits.__slots__})
-    prompts = words.load(a.prompt, temperature=a.temperature)
+    prompts = words.load(prompt, temperature=temperature)
     output.check(a.out)
-    given = _inputs(a, task)
-    with Interrupt() as interrupt, _store(a.cache or cache_dir() / "feedback") as store:
+    given = _inputs(a, about)
+    with Interrupt() as interrupt, _store(Path(cache or cache_dir() / "feedback")) as store:
         meter = Meter(limits)
-        models = {"--model": a.model} | ({"--rater": a.rater} if a.rater else {})
+        models = {"--model": model} | ({"--rater": rater} if rater else {})
         asked = [_labeler(a, option, spec) for option, spec in models.items()]
         jobs = [Job(labeler, store, meter, interrupted=lambda: bool(interrupt.wanted)) for labeler in asked]
         say("model", " · ".join(labeler.model for labeler in asked))
-        options = {name: getattr(a, name) for name in task.options}
-        try:
-            result = _run(a, given.rows, prompts, jobs, options)
-        except Stop as stop:
-            say("stopped", stop.reason)
-            say("", f"{stop.answered}, which are kept; no file was written")
-            say("next", "the same command resumes from here (with a higher cap, if a cap stopped it)")
-            return stop.code
+        options = {name: getattr(a, name) for name in about.options}
+        result = _run(a, given.rows, prompts, jobs, options)
         result.rejects += given.rejects
         digest = hashlib.sha256(json.dumps([row.texts for row in given.rows]).encode()).hexdigest()
-        data = {"path": a.data, "rows": len(given.rows) + len(given.rejects), "sha256": digest}
-        data |= {"label_column": a.label_column} if a.label_column is not None else {}
-        read = sorted({q.question.prompt.name for j in jobs if j.labeler.prompted for q in j.outcomes.values()})
-        head = output.about(a.task, data, [prompts[name] for name in read], options)
+        read_from = {"path": data, "rows": len(given.rows) + len(given.rejects), "sha256": digest}
+        read_from |= {"label_column": a.label_column} if a.label_column is not None else {}
+        used = sorted({q.question.prompt.name for j in jobs if j.labeler.prompted for q in j.outcomes.values()})
+        head = output.about(task, read_from, [prompts[name] for name in used], options)
         manifest = output.save(a.out, result, head, jobs, limits)
     kept = output.keeps(a.out, result)
     _finished(a.out, manifest, kept)
-    if result.records and task.trains:
-        say("next", f"cse train {task.trains} --data {a.out}")
     if not result.records and not kept:
         say("warning", f"no row could be made; {output.rejects_path(a.out)} says why")
-    return 0 if result.records else 1
+    return len(result.records)
 
 
 def _check(a: argparse.Namespace, task: Task) -> None:

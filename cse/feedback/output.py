@@ -5,7 +5,6 @@ All three depend only on the input and on the answers in the store, and not on t
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from cse.errors import UserError
 from cse.feedback.job import Job
 from cse.feedback.meter import Limits
 from cse.feedback.prompts import Prompt
-from cse.feedback.tasks import Record, Result
-from cse.files import DAMAGED, atomic_file, check_writable, read_json, sha256_file, write_json
+from cse.feedback.tasks import Result
+from cse.files import DAMAGED, check_writable, read_json, sha256_file, write_json, write_lines
 
 MADE_BY = "cse feedback"
 
@@ -59,8 +58,8 @@ def save(out: Path, result: Result, about: dict[str, Any], jobs: Sequence[Job], 
     if not manifest_path(out).exists():  # without it, what a full disk leaves could not be replaced by the same command
         write_json(manifest_path(out), about)
     rejects = sorted(result.rejects, key=lambda reject: int(reject["row"]))
-    _write_lines(rejects_path(out), rejects)
-    _write_lines(out, result.records)
+    write_lines(rejects_path(out), rejects)
+    write_lines(out, result.records)
     manifest = about | _outcome(out, result) | _answers(jobs, limits)
     write_json(manifest_path(out), manifest)
     return manifest
@@ -71,12 +70,6 @@ def about(task: str, data: dict[str, Any], prompts: Sequence[Prompt], options: d
     shown = {p.name: {"version": p.version, "sha256": p.sha256} for p in prompts}
     made_by = {"made_by": MADE_BY, "version": cse_version()}
     return {**made_by, "task": task, "data": data, "prompts": shown, "options": options}
-
-
-def _write_lines(path: Path, records: Sequence[Record]) -> None:
-    with atomic_file(path) as scratch, scratch.open("w", encoding="utf-8", newline="\n") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def _outcome(out: Path, result: Result) -> dict[str, Any]:

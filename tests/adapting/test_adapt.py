@@ -2,13 +2,20 @@
 
 import json
 import shutil
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import yaml
 
 import cse
 from cse import Encoder, cli
 from cse.adapting import adapt as adapting
-from cse.adapting.material import evaluator, halves, prepare
+from cse.adapting.material import Material, evaluator, halves, prepare
+from cse.adapting.ways import ways
+from cse.feedback import remote
+from cse.recipe import load
 from tests.conftest import WORDS
 
 
@@ -195,3 +202,58 @@ def test_a_budget_of_time_pays_for_all_that_it_takes(monkeypatch, tmp_path):
     made.state["seconds"]["spent"] = 85.0
     with pytest.raises(cse.UserError, match="--budget 130s is too short: it has 2 steps of 64 rows"):
         made._plan()
+
+
+@pytest.mark.parametrize("general", [None, "general.txt"])
+def test_labels_are_contrasted_at_the_temperature_of_the_paper(start, tmp_path, general):
+    """SupCon's own, 0.1, and not that of the objective whose place it takes in the recipe."""
+    material = Material("labels", train=100, dev=10, test=10, labels=20, fewest=4)
+    for way in ways(material, tmp_path, general=general):
+        found = yaml.safe_load(load(way.recipe, ["--encoder", start, *way.options]).text)
+        objective = found["objective"] if general is None else found["data"]["init_args"]["sources"]["own"]["objective"]
+        assert objective["class_path"].endswith("SupCon")
+        assert objective["init_args"]["temperature"] == 0.1
+
+
+def test_texts_become_pairs_by_the_questions_of_a_model(start, tmp_path, capsys, monkeypatch):
+    """An endpoint that dies is said, and the same call goes on: no question is asked twice."""
+    monkeypatch.setattr(remote, "RETRIES", 0)
+    found = texts(240)
+    data = write(tmp_path / "rows.jsonl", [{"text": text} for text in found[:120]])
+    about = {text: found[120 + i] for i, text in enumerate(found[:120])}
+    asked = Counter()
+
+    class Endpoint(BaseHTTPRequestHandler):
+        alive = 40
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            passage = body["messages"][-1]["content"].strip().rpartition("Passage: ")[2]
+            type(self).alive -= 1
+            well = self.alive >= 0
+            asked[passage] += well
+            content = json.dumps({"queries": [about[passage]]})
+            reply = json.dumps({"choices": [{"message": {"content": content}, "finish_reason": "stop"}]}).encode()
+            self.send_response(200 if well else 400)
+            self.send_header("Content-Length", str(len(reply)))
+            self.end_headers()
+            self.wfile.write(reply)
+
+        def log_message(self, *_):
+            """Stay silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endpoint) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        address = ["--questions", "openai:m", "--base-url", f"http://127.0.0.1:{server.server_port}/v1"]
+        command = ["adapt", data, "--encoder", start, "--budget", "20steps", "--out", str(tmp_path / "out"), *address]
+        assert cli.main(command) == 2
+        assert "--questions openai:m: 10 questions in succession had no answer" in capsys.readouterr().err
+        Endpoint.alive = 1000
+        assert cli.main(command) == 0
+        server.shutdown()
+    assert set(asked.values()) == {1}
+    assert set(asked) == set(found[:120])
+    rows = [json.loads(line) for line in (tmp_path / "out" / "data" / "train.jsonl").read_text().splitlines()]
+    assert len(rows) == 96
+    assert all(about[row["positive"]] == row["anchor"] for row in rows)
+    assert "cse feedback queries --model openai:m" in (tmp_path / "out" / "script.sh").read_text()
