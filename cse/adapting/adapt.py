@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cse.adapting.material import Material, evaluator, prepare
-from cse.adapting.questions import COLUMNS, TEXTS, ask
+from cse.adapting.material import MATERIAL, Material, evaluator, prepare
+from cse.adapting.questions import COLUMNS, QUESTIONS, TEXTS, ask
 from cse.adapting.ways import BATCH, EPOCHS, GENERAL, MINED, Way, ways
 from cse.api import train
 from cse.console import quiet, say
@@ -98,6 +98,10 @@ def adapt(
     asked: dict[str, Any] = {"data": str(data), "encoder": encoder, "budget": budget, "seed": seed}
     asked |= {"columns": list(columns or []), "label_column": label_column, "general": general}
     asked |= {"questions": questions, "base_url": base_url}
+    if questions and label_column is not None:
+        raise UserError("--questions are for texts without labels\nfix: omit it, or --label-column")
+    if base_url and not questions:
+        raise UserError("--base-url is the address of the model of --questions\nfix: give --questions openai:NAME, too")
     return _Adaptation(asked, Path(out)).run()
 
 
@@ -230,11 +234,12 @@ class _Adaptation:
 
     def _questions(self, asked: dict[str, Any]) -> str:
         """The file of texts with their questions, which the model is asked for first."""
-        given = {key: asked[key] for key in ("base_url", "columns", "seed")}
-        path = ask(asked["data"], self.folder, asked["questions"], **given)
-        address = ("--base-url", asked["base_url"]) if asked["base_url"] else ()
-        rows = ("--data", self.folder / TEXTS, "--columns", "text", "--count", 1)
-        self._command("feedback", "queries", "--model", asked["questions"], *address, *rows, "--out", path)
+        path = self.folder / QUESTIONS
+        if not (self.rows / MATERIAL).is_file():  # else they are divided already
+            given = {key: asked[key] for key in ("base_url", "columns", "seed")}
+            ask(asked["data"], self.folder, asked["questions"], **given)
+        options = ["--data", self.folder / TEXTS, *(["--base-url", asked["base_url"]] if asked["base_url"] else [])]
+        self._command("feedback", "queries", "--model", asked["questions"], *options, "--count", 1, "--out", path)
         return str(path)
 
     def _general(self, asked: str | None) -> str | None:

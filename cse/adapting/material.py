@@ -22,6 +22,7 @@ from cse.interfaces import Evaluator
 
 SHARE, MOST = 0.1, (500, 1000)  # of the rows, for dev and for test each; at most
 FIT, SHOTS = "fit", 8  # the rows of each label that classifiers are trained on, as in mteb
+MATERIAL = "material.json"  # of a folder whose rows are divided
 HALF = 5  # words that each half of a text has at least
 
 
@@ -49,8 +50,8 @@ def prepare(data: str, folder: Path, *, columns: Sequence[str] | None, label_col
     Raises:
         UserError: The rows cannot be read, cannot be used, or cannot be divided.
     """
-    if (folder / "material.json").is_file():
-        return Material(**read_json(folder / "material.json"))
+    if (folder / MATERIAL).is_file():
+        return Material(**read_json(folder / MATERIAL))
     rows = open_rows(data, columns=columns, label_column=label_column)
     kind = kind_of(rows, data)
     if kind == "texts":  # halves that texts share are on one side, too
@@ -84,7 +85,7 @@ def prepare(data: str, folder: Path, *, columns: Sequence[str] | None, label_col
         found = Material(kind, **sizes, labels=len(usable), fewest=min(usable, default=0))
         if kind == "labels":
             _write(kind, _of_each(outer.kept), made, FIT)
-        write_json(made / "material.json", asdict(found))
+        write_json(made / MATERIAL, asdict(found))
     return found
 
 
@@ -132,9 +133,8 @@ def _write(kind: str, part: Sequence[Example], folder: Path, name: str) -> int:
     numbers = {role: {key: f"{role[0]}{i}" for i, key in enumerate(found[role])} for role in ("queries", "corpus")}
     (folder / name / "qrels").mkdir(parents=True)
     for role, ids in numbers.items():
-        write_lines(
-            folder / name / f"{role}.jsonl", [{"_id": ids[key], "text": text} for key, text in found[role].items()]
-        )
+        rows = [{"_id": ids[key], "text": text} for key, text in found[role].items()]
+        write_lines(folder / name / f"{role}.jsonl", rows)
     judged = [
         f"{numbers['queries'][query]}\t{numbers['corpus'][document]}\t1"
         for query, documents in found["qrels"].items()

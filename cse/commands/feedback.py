@@ -31,9 +31,8 @@ Exit codes: 0 done, 1 no answer from the endpoint, 2 bad input, 3 a cap was reac
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     declare(parser, VERB, omit={"prompt"})
-    parser.add_argument(
-        "--prompt", type=Path, action="append", default=[], metavar="FILE", help="replaces the prompt of the same name"
-    )
+    add = parser.add_argument
+    add("--prompt", type=Path, action="append", default=[], metavar="FILE", help="replaces the prompt of the same name")
 
 
 def run(arguments: argparse.Namespace, _: list[str]) -> int:

@@ -2,9 +2,7 @@
 
 import json
 import shutil
-import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import yaml
@@ -14,9 +12,9 @@ from cse import Encoder, cli
 from cse.adapting import adapt as adapting
 from cse.adapting.material import Material, evaluator, halves, prepare
 from cse.adapting.ways import ways
-from cse.feedback import remote
 from cse.recipe import load
 from tests.conftest import WORDS
+from tests.feedback.server import Server
 
 
 @pytest.fixture(autouse=True)
@@ -216,43 +214,40 @@ def test_labels_are_contrasted_at_the_temperature_of_the_paper(start, tmp_path, 
 
 
 def test_texts_become_pairs_by_the_questions_of_a_model(start, tmp_path, capsys, monkeypatch):
-    """An endpoint that dies is said, and the same call goes on: no question is asked twice."""
-    monkeypatch.setattr(remote, "RETRIES", 0)
+    """Of too few texts, then of enough; an endpoint that dies is said, and no question is answered twice."""
     found = texts(240)
-    data = write(tmp_path / "rows.jsonl", [{"text": text} for text in found[:120]])
-    about = {text: found[120 + i] for i, text in enumerate(found[:120])}
-    asked = Counter()
+    about = dict(zip(found[:120], found[120:], strict=True))
+    data, answered = tmp_path / "rows.jsonl", Counter()
 
-    class Endpoint(BaseHTTPRequestHandler):
-        alive = 40
+    def answer(_, question):
+        passage = question.strip().rpartition("Passage: ")[2]
+        answered[passage] += 1
+        return json.dumps({"queries": [about[passage]]})
 
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            passage = body["messages"][-1]["content"].strip().rpartition("Passage: ")[2]
-            type(self).alive -= 1
-            well = self.alive >= 0
-            asked[passage] += well
-            content = json.dumps({"queries": [about[passage]]})
-            reply = json.dumps({"choices": [{"message": {"content": content}, "finish_reason": "stop"}]}).encode()
-            self.send_response(200 if well else 400)
-            self.send_header("Content-Length", str(len(reply)))
-            self.end_headers()
-            self.wfile.write(reply)
-
-        def log_message(self, *_):
-            """Stay silent."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Endpoint) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        address = ["--questions", "openai:m", "--base-url", f"http://127.0.0.1:{server.server_port}/v1"]
-        command = ["adapt", data, "--encoder", start, "--budget", "20steps", "--out", str(tmp_path / "out"), *address]
+    monkeypatch.setattr("tests.feedback.server._Handler.right", answer)
+    with Server() as server:
+        address = ["--questions", "openai:m", "--base-url", server.url]
+        command = [
+            "adapt",
+            str(data),
+            "--encoder",
+            start,
+            "--budget",
+            "20steps",
+            "--out",
+            str(tmp_path / "out"),
+            *address,
+        ]
+        write(data, [{"text": text} for text in found[:15]])
         assert cli.main(command) == 2
+        assert "has 15 rows" in capsys.readouterr().err
+        write(data, [{"text": text} for text in found[:120]])
+        with monkeypatch.context() as dies:
+            dies.setattr(Server, "behavior", lambda server, _: "well" if len(server.requests) < 40 else "status:400")
+            assert cli.main(command) == 2
         assert "--questions openai:m: 10 questions in succession had no answer" in capsys.readouterr().err
-        Endpoint.alive = 1000
         assert cli.main(command) == 0
-        server.shutdown()
-    assert set(asked.values()) == {1}
-    assert set(asked) == set(found[:120])
+    assert answered == dict.fromkeys(found[:120], 1)
     rows = [json.loads(line) for line in (tmp_path / "out" / "data" / "train.jsonl").read_text().splitlines()]
     assert len(rows) == 96
     assert all(about[row["positive"]] == row["anchor"] for row in rows)

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -155,6 +156,10 @@ ANSWERS = {
     "a mat": {"a": [["a mat"]], "b": [["on the mat"]], "equal": [[0, 0]]},
 }
 SECOND = ["it ran", "the sun", "blue moon", "the dog", "on the mat"]
+
+
+def test_every_task_is_declared():
+    assert list(get_args(command.TaskName)) == list(tasks.TASKS)
 
 
 def test_the_answers_become_rows(tmp_path, job):
